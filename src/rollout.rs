@@ -1,0 +1,92 @@
+//! What a policy did with a task: token sequences with their owners, as plain data.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The model sampled an end-of-text token.
+    EndOfText,
+    /// A stop string appeared.
+    StopString,
+    /// The token budget ran out: the text is cut, so it is masked from training.
+    Length,
+    /// The request was withdrawn.
+    Cancelled,
+}
+
+impl StopReason {
+    /// The name used in the archive, in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EndOfText => "end_of_text",
+            Self::StopString => "stop_string",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Who wrote a token. Only the model's own tokens carry a training signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// Sampled from the policy.
+    Model,
+    /// Prompt text, retrieved passages, anything the program inserted.
+    Tool,
+}
+
+/// A run of tokens with one owner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Who wrote these tokens.
+    pub owner: Owner,
+    /// Token ids, exactly as sampled or inserted.
+    pub tokens: Vec<u32>,
+    /// Log-probability of each token under the sampler; empty for tool tokens.
+    pub logprobs: Vec<f32>,
+}
+
+/// One attempt at one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Hash of night, round, task and index; stable across restarts.
+    pub id: String,
+    /// The task attempted.
+    pub task_id: String,
+    /// Which member of the group, from 0.
+    pub index: u32,
+    /// The policy that sampled it.
+    pub model_version: String,
+    /// The token sequence, in order.
+    pub steps: Vec<Step>,
+    /// Search queries issued, the scripted first one included.
+    pub queries: Vec<String>,
+    /// Passages retrieved, best first, without repeats.
+    pub retrieved: Vec<String>,
+    /// The answer read from the text; `None` when there was none.
+    pub answer: Option<String>,
+    /// Why it ended.
+    pub stop: StopReason,
+}
+
+impl Rollout {
+    /// How many tokens the model itself wrote.
+    pub fn model_tokens(&self) -> usize {
+        self.steps.iter().filter(|step| step.owner == Owner::Model).map(|step| step.tokens.len()).sum()
+    }
+}
+
+/// How a rollout was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Exact match after SQuAD normalisation, 0 or 1.
+    pub exact_match: f32,
+    /// Token F1 after SQuAD normalisation, in [0, 1].
+    pub f1: f32,
+    /// What the trainer sees, in [0, 1].
+    pub reward: f32,
+}
