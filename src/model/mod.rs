@@ -1,0 +1,115 @@
+//! The language model: a frozen decoder, its tokenizer, and adapters on top.
+
+pub mod chat;
+pub mod config;
+pub mod decoder;
+pub mod fetch;
+pub mod kv;
+pub mod lora;
+pub mod ops;
+pub mod packed;
+pub mod tokenizer;
+mod weights;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use candle_core::quantized::gguf_file::Value;
+
+use self::config::ConfigError;
+use self::decoder::Decoder;
+use self::fetch::ModelFiles;
+use self::tokenizer::Tokenizer;
+use self::tokenizer::TokenizerError;
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file is missing or unreadable.
+    #[error("cannot read {path}: {source}; check the path, or fetch the model again")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its name promises.
+    #[error("{path} is damaged or not a model file: {source}; fetch it again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        source: candle_core::Error,
+    },
+    /// A folder without weights.
+    #[error("{0} holds no .safetensors file")]
+    NoWeights(PathBuf),
+    /// A tensor has another shape than the model's description says.
+    #[error("tensor `{name}` is {found:?}, expected {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its dimensions.
+        found: Vec<usize>,
+        /// What they should be.
+        expected: Vec<usize>,
+    },
+    /// The model's description was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tokenizer was refused.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The tensor library failed.
+    #[error("loading weights failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A frozen base model, ready to read and write text.
+#[derive(Debug)]
+pub struct Model {
+    /// What people call it: `smollm2-135m`, a folder's path, a hub id.
+    pub name: String,
+    /// The frozen weights.
+    pub decoder: Decoder,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// The chat template's source, if the model carries one.
+    pub chat_template: Option<String>,
+}
+
+impl Model {
+    /// Loads weights and tokenizer.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged, or of an unsupported architecture.
+    pub fn load(files: &ModelFiles) -> Result<Self, ModelError> {
+        match files {
+            ModelFiles::Gguf { name, path, .. } => Self::load_gguf(name, path),
+            ModelFiles::Folder { name, dir, .. } => Self::load_folder(name, dir),
+        }
+    }
+
+    fn load_gguf(name: &str, path: &Path) -> Result<Self, ModelError> {
+        let file = weights::Gguf::open(path)?;
+        let metadata = &file.content.metadata;
+        let tokenizer = Tokenizer::from_gguf(metadata)?;
+        let template = metadata.get("tokenizer.chat_template");
+        let chat_template =
+            template.and_then(|value: &Value| value.to_string().ok()).map(String::from);
+        let decoder = file.decoder()?;
+        Ok(Self { name: name.to_string(), decoder, tokenizer, chat_template })
+    }
+
+    fn load_folder(name: &str, dir: &Path) -> Result<Self, ModelError> {
+        let decoder = weights::folder_decoder(dir)?;
+        let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"))?;
+        let chat_template = chat::template_of_folder(dir);
+        Ok(Self { name: name.to_string(), decoder, tokenizer, chat_template })
+    }
+
+    /// Whether the model means to end its text with this token.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.tokenizer.is_end(token)
+    }
+}

@@ -1,0 +1,107 @@
+//! Training sequences as trees, and their packing into one batch.
+
+use std::ops::Range;
+
+use crate::model::packed::Packed;
+use crate::model::packed::Past;
+
+/// One continuation of a shared prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Branch {
+    /// Its tokens, model's and others'.
+    pub tokens: Vec<u32>,
+    /// Which of them the model wrote: only these are trained on. Same length as `tokens`.
+    pub owned: Vec<bool>,
+    /// Log-probability of each token when it was sampled (0 where not owned); empty for
+    /// demonstrations, which nobody sampled.
+    pub sampled_logprobs: Vec<f32>,
+    /// How much better than its group this continuation was; 1 for demonstrations.
+    pub advantage: f32,
+}
+
+/// A prompt and its continuations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// Prompt tokens, never trained on; at least one.
+    pub prompt: Vec<u32>,
+    /// Continuations; each sees the prompt and itself.
+    pub branches: Vec<Branch>,
+}
+
+impl Example {
+    /// Tokens of prompt and branches.
+    pub fn token_count(&self) -> usize {
+        self.prompt.len() + self.branches.iter().map(|b| b.tokens.len()).sum::<usize>()
+    }
+
+    /// Tokens that carry a training signal.
+    pub fn target_count(&self) -> usize {
+        self.branches.iter().flat_map(|b| &b.owned).filter(|owned| **owned).count()
+    }
+}
+
+/// A token to be predicted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// Batch row whose hidden state predicts it.
+    pub row: u32,
+    /// Its id.
+    pub token: u32,
+    /// Log-probability when sampled; `None` for demonstrations.
+    pub sampled_logprob: Option<f32>,
+    /// Its continuation's advantage.
+    pub advantage: f32,
+}
+
+/// Packed examples and the tokens to predict.
+#[derive(Debug, Clone, Default)]
+pub struct TrainingBatch {
+    /// All tokens.
+    pub packed: Packed,
+    /// What to predict, in batch order.
+    pub targets: Vec<Target>,
+}
+
+/// Lays examples end to end. Nothing is padded.
+pub fn pack(examples: &[Example]) -> TrainingBatch {
+    let mut batch = TrainingBatch::default();
+    for example in examples {
+        let prompt = batch.packed.push(&example.prompt, Past::None);
+        let prompt_end = batch.packed.spans[prompt].range.end;
+        for branch in &example.branches {
+            let span = batch.packed.push(&branch.tokens, Past::Span(prompt));
+            let Range { start, .. } = batch.packed.spans[span].range;
+            for (i, (&token, _)) in
+                branch.tokens.iter().zip(&branch.owned).enumerate().filter(|(_, (_, o))| **o)
+            {
+                // A branch's first token is predicted by the prompt's last.
+                let row = if i == 0 { prompt_end } else { start + i } - 1;
+                batch.targets.push(Target {
+                    row: row as u32,
+                    token,
+                    sampled_logprob: branch.sampled_logprobs.get(i).copied(),
+                    advantage: branch.advantage,
+                });
+            }
+        }
+    }
+    batch
+}
+
+/// Cuts `examples` into consecutive runs of at most `limit` tokens, or of one example.
+pub fn micro_batches(examples: &[Example], limit: usize) -> Vec<&[Example]> {
+    let mut chunks = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (index, example) in examples.iter().enumerate() {
+        let more = example.token_count();
+        if index > start && tokens + more > limit {
+            chunks.push(&examples[start..index]);
+            (start, tokens) = (index, 0);
+        }
+        tokens += more;
+    }
+    if start < examples.len() {
+        chunks.push(&examples[start..]);
+    }
+    chunks
+}

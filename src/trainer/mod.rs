@@ -1,0 +1,156 @@
+//! Training a LoRA adapter on sequences the game produced.
+//!
+//! Answers to one prompt are trained as one tree: the prompt's tokens are read once and every
+//! answer is a branch of it. A group of eight rollouts costs little more than one.
+
+pub mod batch;
+pub mod checkpoint;
+pub mod objective;
+pub mod optimizer;
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use serde::Serialize;
+
+use self::batch::Example;
+use self::objective::Objective;
+use self::optimizer::AdamW;
+use crate::model::decoder::Decoder;
+use crate::model::lora::Adapter;
+
+/// Why training stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The tensor library failed.
+    #[error("training failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// Too many steps in a row had a loss or gradient that is not a number.
+    #[error("the loss or its gradient was not finite in {0} steps; the last good adapter is kept")]
+    NotFinite(u32),
+}
+
+/// What one optimiser step did; every field is recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// The objective's value.
+    pub loss: f32,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f32,
+    /// Learning rate used.
+    pub learning_rate: f32,
+    /// Tokens read by the forward pass.
+    pub tokens: usize,
+    /// Tokens that carried a training signal.
+    pub target_tokens: usize,
+    /// Mean log-probability of the targets, in nats.
+    pub logprob: f32,
+    /// Mean entropy at the targets, in nats.
+    pub entropy: f32,
+    /// Mean k3 estimate of KL(policy ‖ base) at the targets, in nats; 0 when not computed.
+    pub kl: f32,
+    /// Share of targets at which the ratio was clipped.
+    pub clip_fraction: f32,
+    /// Mean |log-probability now − log-probability when sampled|, in nats.
+    pub sampler_gap: f32,
+    /// Whether the step was skipped because something was not finite.
+    pub skipped: bool,
+}
+
+/// Trains one adapter of one frozen decoder.
+pub struct Trainer<'a> {
+    decoder: &'a Decoder,
+    adapter: &'a Adapter,
+    optimizer: AdamW,
+    /// Packed tokens of one forward and backward pass at most, unless one example alone is longer.
+    micro_batch_tokens: usize,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer whose optimiser continues from `optimizer`'s state.
+    pub fn new(
+        decoder: &'a Decoder,
+        adapter: &'a Adapter,
+        optimizer: AdamW,
+        micro_batch_tokens: usize,
+    ) -> Self {
+        Self { decoder, adapter, optimizer, micro_batch_tokens }
+    }
+
+    /// The optimiser, for its state and step count.
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    /// One optimiser step on `examples`: gradients of micro-batches are summed, then applied.
+    ///
+    /// A step whose loss or gradient is not finite changes nothing and says so in its metrics.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn step(
+        &mut self,
+        examples: &[Example],
+        objective: &Objective,
+        learning_rate: f32,
+    ) -> Result<StepMetrics, TrainError> {
+        let mut metrics = StepMetrics { learning_rate, ..StepMetrics::default() };
+        let total: usize = examples.iter().map(Example::target_count).sum();
+        metrics.target_tokens = total;
+        let mut gradients = optimizer::Gradients::default();
+        let mut finite = true;
+        for chunk in batch::micro_batches(examples, self.micro_batch_tokens) {
+            let share = self.micro_step(chunk, objective, total, &mut gradients, &mut metrics)?;
+            finite &= share.is_finite();
+            metrics.loss += share;
+        }
+        metrics.grad_norm = gradients.norm()?;
+        if total == 0 || !finite || !metrics.grad_norm.is_finite() {
+            metrics.skipped = true;
+            return Ok(metrics);
+        }
+        self.optimizer.apply(self.adapter.variables(), &gradients, learning_rate)?;
+        Ok(metrics)
+    }
+
+    /// Adds the gradient of `chunk`'s share of the loss; returns that share.
+    fn micro_step(
+        &self,
+        chunk: &[Example],
+        objective: &Objective,
+        total: usize,
+        gradients: &mut optimizer::Gradients,
+        metrics: &mut StepMetrics,
+    ) -> Result<f32, TrainError> {
+        let batch = batch::pack(chunk);
+        let base = match objective.needs_base() {
+            true => Some(self.score(&batch, None)?.logprobs()?.detach()),
+            false => None,
+        };
+        let scores = self.score(&batch, Some(self.adapter))?;
+        let logprobs = scores.logprobs()?;
+        let (loss, seen) = objective.loss(&logprobs, base.as_ref(), &batch.targets, total)?;
+        let share = batch.targets.len() as f32 / total.max(1) as f32;
+        metrics.tokens += batch.packed.len();
+        metrics.logprob += share * logprobs.detach().mean_all()?.to_scalar::<f32>()?;
+        metrics.entropy += share * scores.mean_entropy()?;
+        metrics.kl += share * seen.kl;
+        metrics.clip_fraction += share * seen.clip_fraction;
+        metrics.sampler_gap += share * seen.sampler_gap;
+        let store = loss.backward()?;
+        gradients.add(self.adapter.variables(), &store)?;
+        Ok(loss.to_scalar()?)
+    }
+
+    fn score(
+        &self,
+        batch: &batch::TrainingBatch,
+        adapter: Option<&Adapter>,
+    ) -> Result<crate::model::ops::TokenScores, TrainError> {
+        let hidden = self.decoder.forward(&batch.packed, adapter, None)?;
+        let rows: Vec<u32> = batch.targets.iter().map(|target| target.row).collect();
+        let rows = Tensor::new(rows, hidden.device())?;
+        let targets = batch.targets.iter().map(|target| target.token).collect();
+        let hidden = hidden.index_select(&rows, 0)?;
+        Ok(crate::model::ops::token_scores(&hidden, self.decoder.head(), targets)?)
+    }
+}
