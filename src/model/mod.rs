@@ -4,20 +4,23 @@ pub mod chat;
 pub mod config;
 pub mod decoder;
 pub mod fetch;
+pub mod gguf;
 pub mod kv;
 pub mod lora;
 pub mod ops;
 pub mod packed;
+mod special_ids;
 pub mod tokenizer;
 mod weights;
 
 use std::path::Path;
 use std::path::PathBuf;
 
-use candle_core::quantized::gguf_file::Value;
-
+use self::chat::ChatError;
+use self::chat::ChatTemplate;
 use self::config::ConfigError;
 use self::decoder::Decoder;
+use self::fetch::Layout;
 use self::fetch::ModelFiles;
 use self::tokenizer::Tokenizer;
 use self::tokenizer::TokenizerError;
@@ -60,6 +63,9 @@ pub enum ModelError {
     /// The tokenizer was refused.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The chat template was refused.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The tensor library failed.
     #[error("loading weights failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -74,8 +80,8 @@ pub struct Model {
     pub decoder: Decoder,
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
-    /// The chat template's source, if the model carries one.
-    pub chat_template: Option<String>,
+    /// The chat template, if the model carries one.
+    pub chat_template: Option<ChatTemplate>,
 }
 
 impl Model {
@@ -84,9 +90,9 @@ impl Model {
     /// # Errors
     /// When a file is missing, damaged, or of an unsupported architecture.
     pub fn load(files: &ModelFiles) -> Result<Self, ModelError> {
-        match files {
-            ModelFiles::Gguf { name, path, .. } => Self::load_gguf(name, path),
-            ModelFiles::Folder { name, dir, .. } => Self::load_folder(name, dir),
+        match &files.layout {
+            Layout::Gguf { path } => Self::load_gguf(&files.name, path),
+            Layout::Folder { dir } => Self::load_folder(&files.name, dir),
         }
     }
 
@@ -94,9 +100,7 @@ impl Model {
         let file = weights::Gguf::open(path)?;
         let metadata = &file.content.metadata;
         let tokenizer = Tokenizer::from_gguf(metadata)?;
-        let template = metadata.get("tokenizer.chat_template");
-        let chat_template =
-            template.and_then(|value: &Value| value.to_string().ok()).map(String::from);
+        let chat_template = ChatTemplate::from_gguf(metadata)?;
         let decoder = file.decoder()?;
         Ok(Self { name: name.to_string(), decoder, tokenizer, chat_template })
     }
@@ -104,7 +108,7 @@ impl Model {
     fn load_folder(name: &str, dir: &Path) -> Result<Self, ModelError> {
         let decoder = weights::folder_decoder(dir)?;
         let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"))?;
-        let chat_template = chat::template_of_folder(dir);
+        let chat_template = ChatTemplate::from_folder(dir)?;
         Ok(Self { name: name.to_string(), decoder, tokenizer, chat_template })
     }
 
