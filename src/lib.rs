@@ -21,7 +21,11 @@ pub mod rollout;
 pub mod task;
 
 // pub mod config;
+<<<<<<< HEAD
 pub mod model;
+=======
+// pub mod model;
+>>>>>>> wip-corpus
 
 // pub mod inference;
 

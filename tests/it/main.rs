@@ -1,1 +1,6 @@
-fn main() {}
+//! Behaviour through public surfaces, in one binary so that it links once.
+
+#![allow(clippy::unwrap_used)]
+
+mod corpus;
+mod retrieval;

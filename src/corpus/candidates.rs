@@ -1,0 +1,230 @@
+//! Answer candidates: dates, names, titles and numbers with the place where they stand.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use regex::Regex;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::corpus::names;
+use crate::corpus::names::Token;
+use crate::corpus::quantities;
+use crate::corpus::sentences::is_starter;
+use crate::corpus::sentences::sentences;
+use crate::task::AnswerKind;
+use crate::task::Passage;
+
+/// A title mentioned in small letters is a term only when it is long enough to be a particular one.
+const TERM_LETTERS: usize = 6;
+
+/// Something in a passage that could be the answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The words as they stand in the passage.
+    pub text: String,
+    /// What sort of thing it is.
+    pub kind: AnswerKind,
+    /// The passage.
+    pub passage_id: String,
+    /// Where `text` begins in the passage's text, in bytes.
+    pub start: usize,
+    /// Where it ends, in bytes.
+    pub end: usize,
+    /// Which of the passage's [`sentences`] it is in, from 0.
+    pub sentence: u32,
+}
+
+impl Candidate {
+    /// What two mentions of the same thing have in common: the words in small letters, without
+    /// an article before them.
+    pub fn key(&self) -> String {
+        key_of(&self.text)
+    }
+}
+
+/// See [`Candidate::key`].
+pub(super) fn key_of(text: &str) -> String {
+    let lower = text.to_lowercase();
+    match lower.strip_prefix("the ") {
+        Some(rest) => rest.to_string(),
+        None => lower,
+    }
+}
+
+/// Finds candidates. It knows the corpus: which words are written small elsewhere, so are not names
+/// just because they begin a sentence, and which titles there are to be mentioned.
+#[derive(Debug)]
+pub struct Miner {
+    /// How often a word is written (small, with a capital inside a sentence).
+    spellings: HashMap<String, (u32, u32)>,
+    /// Titles by their first word in small letters; each as its words.
+    titles: HashMap<String, Vec<Vec<String>>>,
+    patterns: quantities::Patterns,
+    brackets: Option<Regex>,
+}
+
+impl Miner {
+    /// A miner for these passages.
+    pub fn new<'a>(passages: impl IntoIterator<Item = &'a Passage>) -> Self {
+        let mut miner = Self {
+            spellings: HashMap::new(),
+            titles: HashMap::new(),
+            patterns: quantities::Patterns::new(),
+            brackets: Regex::new(r"\s*\([^)]*\)\s*$").ok(),
+        };
+        let mut last_title = "";
+        for passage in passages {
+            miner.count_spellings(&passage.text);
+            if passage.title != last_title {
+                miner.add_title(&passage.title);
+                last_title = &passage.title;
+            }
+        }
+        for titles in miner.titles.values_mut() {
+            // The longest title wins: "New York City" before "New York".
+            titles.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+            titles.dedup();
+        }
+        miner
+    }
+
+    fn count_spellings(&mut self, text: &str) {
+        for sentence in sentences(text) {
+            for (index, token) in names::tokens(sentence).iter().enumerate() {
+                let word = &sentence[token.range.clone()];
+                let Some(first) = word.chars().next() else { continue };
+                if first.is_lowercase() {
+                    self.spellings.entry(word.to_string()).or_default().0 += 1;
+                } else if first.is_uppercase() && index > 0 && !token.opened {
+                    self.spellings.entry(word.to_lowercase()).or_default().1 += 1;
+                }
+            }
+        }
+    }
+
+    fn add_title(&mut self, title: &str) {
+        // "Mercury (planet)" is mentioned as "Mercury".
+        let plain = match &self.brackets {
+            Some(brackets) => brackets.replace(title, "").into_owned(),
+            None => title.to_string(),
+        };
+        let words: Vec<String> =
+            names::tokens(&plain).iter().map(|token| plain[token.range.clone()].into()).collect();
+        if let Some(first) = words.first() {
+            self.titles.entry(first.to_lowercase()).or_default().push(words);
+        }
+    }
+
+    /// Whether a word that begins a sentence is there for its own sake and not part of a name.
+    fn is_common(&self, word: &str) -> bool {
+        let lower = word.to_lowercase();
+        let (small, capital) = self.spellings.get(&lower).copied().unwrap_or_default();
+        is_starter(&lower) || small > capital
+    }
+
+    /// The candidates of one passage, in text order; no two of them overlap.
+    pub fn mine(&self, passage: &Passage) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        let base = passage.text.as_ptr() as usize;
+        for (index, sentence) in sentences(&passage.text).into_iter().enumerate() {
+            let offset = sentence.as_ptr() as usize - base;
+            for (range, kind) in self.mine_sentence(sentence) {
+                found.push(Candidate {
+                    text: sentence[range.clone()].to_string(),
+                    kind,
+                    passage_id: passage.id.clone(),
+                    start: offset + range.start,
+                    end: offset + range.end,
+                    sentence: u32::try_from(index).unwrap_or(u32::MAX),
+                });
+            }
+        }
+        found
+    }
+
+    fn mine_sentence(&self, sentence: &str) -> Vec<(Range<usize>, AnswerKind)> {
+        let mut taken: Vec<(Range<usize>, AnswerKind)> = Vec::new();
+        for range in self.patterns.dates(sentence) {
+            taken.push((range, AnswerKind::Date));
+        }
+        let tokens = names::tokens(sentence);
+        let quoted = names::quoted(sentence);
+        let mut runs = names::runs(sentence, &tokens, |range| overlaps(&taken, range));
+        for run in &mut runs {
+            self.trim_start(sentence, &tokens, run);
+        }
+        runs.retain(|run| names::is_name(sentence, &tokens, run));
+        let titles = self.titles_in(sentence, &tokens);
+        let titles = titles.into_iter().filter(|title| {
+            let reaches_out = |run: &Range<usize>| {
+                run.start < title.end
+                    && title.start < run.end
+                    && (run.start < title.start || run.end > title.end)
+            };
+            !runs.iter().any(reaches_out)
+        });
+        // What comes first takes the place: a title before a quotation before a plain name.
+        let claims = titles
+            .map(|range| (range, AnswerKind::Title))
+            .chain(quoted.into_iter().map(|range| (range, AnswerKind::Name)))
+            .chain(runs.iter().cloned().map(|range| (range, AnswerKind::Name)))
+            .chain(self.patterns.numbers(sentence).into_iter().map(|r| (r, AnswerKind::Number)))
+            .collect::<Vec<_>>();
+        for (range, kind) in claims {
+            if !overlaps(&taken, &range) {
+                taken.push((range, kind));
+            }
+        }
+        taken.sort_by_key(|(range, _)| range.start);
+        taken
+    }
+
+    /// Cuts a common word and the connectors after it from a run at the start of its sentence.
+    fn trim_start(&self, sentence: &str, tokens: &[Token], run: &mut Range<usize>) {
+        let inside = |token: &&Token| run.contains(&token.range.start);
+        let words: Vec<&Token> = tokens.iter().filter(inside).collect();
+        let at_start = tokens.first().is_some_and(|first| first.range.start == run.start);
+        let Some(first) = words.first() else { return };
+        if !at_start || !self.is_common(&sentence[first.range.clone()]) {
+            return;
+        }
+        let capital = |token: &&&Token| {
+            sentence[token.range.clone()].chars().next().is_some_and(char::is_uppercase)
+        };
+        run.start = words[1..].iter().find(capital).map_or(run.end, |token| token.range.start);
+    }
+
+    /// Mentions of titles, word for word; all in small letters if the title is a term.
+    fn titles_in(&self, sentence: &str, tokens: &[Token]) -> Vec<Range<usize>> {
+        let word = |at: usize| tokens.get(at).map_or("", |token| &sentence[token.range.clone()]);
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < tokens.len() {
+            let known = self.titles.get(&word(at).to_lowercase());
+            let hit = known.into_iter().flatten().find(|title| {
+                let letters: usize = title.iter().map(|word| word.chars().count()).sum();
+                let rest = title.iter().enumerate().skip(1);
+                let same_rest = rest.map(|(i, part)| word(at + i) == part).all(|same| same);
+                let same_first = word(at) == title[0];
+                let as_term = letters >= TERM_LETTERS && word(at) == title[0].to_lowercase();
+                // A single common word with the sentence's capital is no mention of a title.
+                let only_a_start = at == 0 && title.len() == 1 && self.is_common(word(0));
+                same_rest && (same_first || as_term) && !only_a_start
+            });
+            match hit {
+                Some(title) => {
+                    let last = at + title.len() - 1;
+                    found.push(tokens[at].range.start..tokens[last].range.end);
+                    at = last + 1;
+                }
+                None => at += 1,
+            }
+        }
+        found
+    }
+}
+
+fn overlaps(taken: &[(Range<usize>, AnswerKind)], range: &Range<usize>) -> bool {
+    taken.iter().any(|(other, _)| other.start < range.end && range.start < other.end)
+}

@@ -1,0 +1,99 @@
+//! Dates and numbers in a sentence.
+
+use std::ops::Range;
+
+use regex::Regex;
+
+const MONTH: &str = "(?:January|February|March|April|May|June|July|August|September|October\
+                     |November|December)";
+const ERA: &str = r"(?:BCE|BC|CE|AD|B\.C\.E\.|B\.C\.|A\.D\.)";
+const UNIT: &str = "(?:%|‰|°C|°F|°|per cent|percent|percentage points|km²|km2|km/h|km|m²|m/s|mph|m|cm|mm|kg\
+     |g|mg|t|K|kW|MW|GW|W|Hz|kHz|MHz|GHz|eV|MB|GB|TB|ha|mi|ft|lb|lbs|yd|yards?|inch|inches|feet\
+     |foot|miles?|metres?|meters?|kilometres?|kilometers?|square kilometres?|square kilometers?\
+     |square miles?|centimetres?|centimeters?|hectares?|acres?|litres?|liters?|gallons?|tonnes?\
+     |tons?|kilograms?|grams?|pounds?|degrees?|volts?|watts?|light-years?|years?|months?|weeks?\
+     |days?|hours?|minutes?|seconds?|people|inhabitants|residents|members|speakers|species\
+     |dollars?|euros?|times|students|states|countries|islands|languages|volumes|episodes|games\
+     |goals|matches|points|medals|passengers|employees|soldiers|deaths|copies|genera|pages|words)";
+const SPELLED: &str = "(?:three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen\
+     |fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty\
+     |seventy|eighty|ninety)";
+
+/// The compiled patterns.
+#[derive(Debug)]
+pub(super) struct Patterns {
+    dates: Option<Regex>,
+    numbers: Option<Regex>,
+    unit_follows: Option<Regex>,
+}
+
+impl Patterns {
+    pub(super) fn new() -> Self {
+        let ordinal = r"\d{1,2}(?:st|nd|rd|th)";
+        let dates = [
+            // "21 July 1969", "July 21, 1969", "July 1969", "4th of July".
+            format!(
+                r"\b(?:\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?{MONTH}\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+(?:of\s+)?\d{{3,4}}\b)?(?:\s+{ERA})?"
+            ),
+            format!(r"\b{ordinal}\s+(?:century|millennium)(?:\s+{ERA}\b)?"),
+            format!(r"\b(?:AD|CE)\s+\d{{1,4}}\b|\b\d{{1,4}}(?:\s?[–-]\s?\d{{1,4}})?\s+{ERA}"),
+            r"\b(?:1\d{3}|20\d{2})\s?[–-]\s?(?:(?:1\d{3}|20\d{2})|\d{2})\b".to_string(),
+            r"\b(?:1\d{3}|20\d{2})s?\b".to_string(),
+        ];
+        let digits = r"[$€£¥]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?";
+        let scale = r"(?:\s+(?:hundred|thousand|million|billion|trillion))";
+        let unit = format!(r"(?:[\s-]{UNIT}\b|\s?[%‰°]C?)");
+        let numbers = format!(
+            r"{digits}{scale}?{unit}?|\b{SPELLED}(?:-(?:one|two|three|four|five|six|seven|eight|nine))?{scale}?{unit}?"
+        );
+        Self {
+            dates: Regex::new(&dates.join("|")).ok(),
+            numbers: Regex::new(&numbers).ok(),
+            unit_follows: Regex::new(&format!(r"^(?:[\s-]{UNIT}\b|\s?%|,\d|\.\d|{scale}\b)")).ok(),
+        }
+    }
+
+    /// Dates, years, decades, centuries and ranges of years, in order.
+    pub(super) fn dates(&self, sentence: &str) -> Vec<Range<usize>> {
+        self.dates
+            .iter()
+            .flat_map(|pattern| pattern.find_iter(sentence))
+            .filter(|found| found.as_str().bytes().any(|byte| byte.is_ascii_digit()))
+            .map(|found| found.range())
+            .filter(|range| stands_alone(sentence, range))
+            .filter(|range| {
+                // "1500 metres" is a length, not a year.
+                let rest = &sentence[range.end..];
+                !self.unit_follows.as_ref().is_some_and(|unit| unit.is_match(rest))
+            })
+            .collect()
+    }
+
+    /// Numbers with scale and unit where there is one, in order; years are among them.
+    pub(super) fn numbers(&self, sentence: &str) -> Vec<Range<usize>> {
+        self.numbers
+            .iter()
+            .flat_map(|pattern| pattern.find_iter(sentence))
+            .map(|found| found.range())
+            .filter(|range| stands_alone(sentence, range))
+            .collect()
+    }
+}
+
+/// Whether the match is not a part of a longer number or word: "20" of "20th", "3" of "MP3".
+fn stands_alone(sentence: &str, range: &Range<usize>) -> bool {
+    let before = sentence[..range.start].chars().next_back();
+    let mut rest = sentence[range.end..].chars();
+    let after = rest.next();
+    let then = rest.next();
+    let glued = |c: Option<char>| {
+        c.is_some_and(|c| {
+            c.is_alphanumeric() || matches!(c, '-' | '–' | '_' | '/' | '$' | '€' | '£')
+        })
+    };
+    let decimal =
+        matches!(after, Some('.' | ',' | ':')) && then.is_some_and(|c| c.is_ascii_digit());
+    let continued = matches!(before, Some('.' | ','))
+        && sentence[..range.start].chars().rev().nth(1).is_some_and(|c| c.is_ascii_digit());
+    !glued(before) && !glued(after) && !decimal && !continued
+}
