@@ -1,1 +1,5 @@
-fn main(){}
+//! The integration tests, one binary.
+#![allow(clippy::unwrap_used)]
+
+mod archive;
+mod durable;
