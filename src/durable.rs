@@ -38,7 +38,10 @@ pub enum DurableError {
         source: io::Error,
     },
     /// The disk filled up, or a quota was reached, while writing.
-    #[error("no space left while writing {}; free some and run the same command again", path.display())]
+    #[error(
+        "no space left while writing {}; free some and run the same command again",
+        path.display()
+    )]
     DiskFull {
         /// The file or directory being written. Nothing of it was left behind.
         path: PathBuf,
@@ -66,7 +69,10 @@ pub enum DurableError {
         why: String,
     },
     /// The directory was sealed but differs from its seal.
-    #[error("{} was changed after it was written: {file} {why}; delete it and make it again", path.display())]
+    #[error(
+        "{} was changed after it was written: {file} {why}; delete it and make it again",
+        path.display()
+    )]
     Altered {
         /// The directory.
         path: PathBuf,
@@ -113,7 +119,7 @@ fn parent(path: &Path) -> &Path {
 /// # Errors
 /// [`DurableError::Io`] when the directory cannot be opened or flushed.
 pub fn sync_directory(path: &Path) -> Result<(), DurableError> {
-    // Only Unix lets a directory be opened and flushed; elsewhere a rename is as durable as it gets.
+    // Only Unix lets a directory be opened and flushed; elsewhere a rename has to do.
     if cfg!(unix) {
         File::open(path)
             .and_then(|directory| directory.sync_all())

@@ -11,13 +11,19 @@ use crate::durable::DurableError;
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// There is no file to read from.
-    #[error("there is no archive at {} yet; `nightschool night --now` or `corpus add` makes one", path.display())]
+    #[error(
+        "there is no archive at {} yet; `nightschool night --now` or `corpus add` makes one",
+        path.display()
+    )]
     Missing {
         /// The file looked for.
         path: PathBuf,
     },
     /// The file is something else than an SQLite database.
-    #[error("{} is not a database; move it away, or point --home at another directory", path.display())]
+    #[error(
+        "{} is not a database; move it away, or point --home at another directory",
+        path.display()
+    )]
     NotADatabase {
         /// The file.
         path: PathBuf,

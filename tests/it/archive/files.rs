@@ -47,7 +47,11 @@ fn other_files_are_refused_and_left_alone() {
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     let before = std::fs::read(&path).unwrap();
     let error = try_open(&path).unwrap_err();
-    insta::assert_snapshot!(message(&error, home.path()), @"HOME/foreign.db is a database of another program (application id 0x0); move it away, or point --home at another directory");
+    insta::assert_snapshot!(
+        message(&error, home.path()),
+        @"HOME/foreign.db is a database of another program (application id 0x0); \
+          move it away, or point --home at another directory"
+    );
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
@@ -59,7 +63,11 @@ fn a_later_schema_is_refused() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
     let error = try_open(&path).unwrap_err();
-    insta::assert_snapshot!(message(&error, home.path()), @"HOME/archive.db has schema version 99, this program knows versions up to 2; install the nightschool that wrote it");
+    insta::assert_snapshot!(
+        message(&error, home.path()),
+        @"HOME/archive.db has schema version 99, this program knows versions up to 2; \
+          install the nightschool that wrote it"
+    );
     assert!(matches!(ArchiveReader::open(&path), Err(ArchiveError::Newer { found: 99, .. })));
 }
 
