@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod corpus;
+mod durable;
 mod retrieval;

@@ -1,0 +1,195 @@
+//! The file: telling an archive from something else, opening it, bringing it up to date.
+
+use std::io::Read;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::OpenFlags;
+use rusqlite::TransactionBehavior;
+use rusqlite_migration::M;
+use rusqlite_migration::Migrations;
+
+use super::error::ArchiveError;
+use super::error::Failure;
+use crate::durable;
+
+/// Marks the file as ours: "NSCH". The first migration writes it.
+const APPLICATION_ID: i32 = 0x4E53_4348;
+
+/// The first bytes of every SQLite file.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// How long a statement waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The write-ahead log is cut back to this size after a checkpoint, in bytes.
+const JOURNAL_SIZE_LIMIT: i64 = 64 << 20;
+
+const MIGRATIONS: &[M<'_>] = &[
+    M::up(include_str!("migrations/0001_corpus_and_game.sql")),
+    M::up(include_str!("migrations/0002_play_and_measures.sql")),
+];
+
+/// The schema version this program reads and writes.
+fn known_version() -> u32 {
+    MIGRATIONS.len() as u32
+}
+
+/// What the header of a file says.
+enum Header {
+    /// No tables yet: a new file, or one whose making was interrupted.
+    Empty,
+    /// An archive of this schema version, not later than the one this program knows.
+    Archive(u32),
+}
+
+/// Opens the archive for writing, making or migrating it as needed.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
+    refuse_other_files(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let at = |error: rusqlite::Error| Failure::from(error).at(path);
+    let mut connection = Connection::open_with_flags(path, flags).map_err(at)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(at)?;
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    let header = read_header(&connection, path)?;
+    // Before the first write, so that a damaged file is left as it was found. The whole file is
+    // read: a second per gigabyte, beside the hours of a night that a damaged file would spoil.
+    check_pages(&connection, path)?;
+    connection.pragma_update(None, "journal_mode", "wal").map_err(at)?;
+    connection.pragma_update(None, "synchronous", "full").map_err(at)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(at)?;
+    connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT).map_err(at)?;
+    match header {
+        Header::Archive(version) if version == known_version() => return Ok(connection),
+        Header::Archive(version) => {
+            let copy = back_up(&connection, path, version)?;
+            tracing::info!(copy = %copy.display(), "migrating the archive; a copy was made first");
+        }
+        Header::Empty => {}
+    }
+    Migrations::from_slice(MIGRATIONS).to_latest(&mut connection).map_err(|error| match error {
+        rusqlite_migration::Error::RusqliteError { err, .. } => at(err),
+        other => ArchiveError::Damaged {
+            path: path.to_path_buf(),
+            detail: format!("it could not be migrated: {other}"),
+        },
+    })?;
+    durable::sync_directory(directory_of(path))?;
+    Ok(connection)
+}
+
+/// Opens an archive for reading only; works while another process writes to it.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
+    if !path.exists() {
+        return Err(ArchiveError::Missing { path: path.to_path_buf() });
+    }
+    refuse_other_files(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let at = |error: rusqlite::Error| Failure::from(error).at(path);
+    let connection = Connection::open_with_flags(path, flags).map_err(at)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(at)?;
+    match read_header(&connection, path)? {
+        Header::Archive(version) if version == known_version() => Ok(connection),
+        Header::Archive(found) => {
+            Err(ArchiveError::Older { path: path.to_path_buf(), found, known: known_version() })
+        }
+        Header::Empty => Err(ArchiveError::Missing { path: path.to_path_buf() }),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Looks at the first bytes before SQLite does: SQLite takes a short file of any kind for an empty
+/// database and would write over it.
+fn refuse_other_files(path: &Path) -> Result<(), ArchiveError> {
+    let failed = |error: std::io::Error| {
+        ArchiveError::Copy(durable::DurableError::Io {
+            action: "read",
+            path: path.to_path_buf(),
+            source: error,
+        })
+    };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut start = Vec::new();
+    file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(failed)?;
+    if start.is_empty() || start == MAGIC {
+        return Ok(());
+    }
+    Err(ArchiveError::NotADatabase { path: path.to_path_buf() })
+}
+
+fn read_header(connection: &Connection, path: &Path) -> Result<Header, ArchiveError> {
+    let integer = |sql: &str| -> Result<i32, ArchiveError> {
+        connection.query_row(sql, [], |row| row.get(0)).map_err(|e| Failure::from(e).at(path))
+    };
+    let application = integer("PRAGMA application_id")?;
+    let version = integer("PRAGMA user_version")?;
+    let tables = integer("SELECT count(*) FROM sqlite_schema")?;
+    if application == 0 && version == 0 && tables == 0 {
+        return Ok(Header::Empty);
+    }
+    if application != APPLICATION_ID {
+        return Err(ArchiveError::Foreign { path: path.to_path_buf(), found: application });
+    }
+    match u32::try_from(version) {
+        Ok(version @ 1..) if version <= known_version() => Ok(Header::Archive(version)),
+        Ok(found @ 1..) => {
+            let known = known_version();
+            Err(ArchiveError::Newer { path: path.to_path_buf(), found, known })
+        }
+        _ => Err(ArchiveError::Damaged {
+            path: path.to_path_buf(),
+            detail: format!("its schema version is {version}"),
+        }),
+    }
+}
+
+/// Runs SQLite's own check of the file's structure.
+pub(super) fn check_pages(connection: &Connection, path: &Path) -> Result<(), ArchiveError> {
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|e| Failure::from(e).at(path))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(ArchiveError::Damaged { path: path.to_path_buf(), detail: verdict })
+}
+
+/// Copies the archive to `archive.db.version-N.backup` beside it, whole or not at all.
+fn back_up(connection: &Connection, path: &Path, version: u32) -> Result<PathBuf, ArchiveError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".version-{version}.backup"));
+    let copy = PathBuf::from(name);
+    copy_to(connection, path, &copy)?;
+    Ok(copy)
+}
+
+/// Writes a consistent copy of the archive to the file `copy`, whole or not at all.
+pub(super) fn copy_to(
+    connection: &Connection,
+    path: &Path,
+    copy: &Path,
+) -> Result<(), ArchiveError> {
+    let directory = directory_of(copy);
+    let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    durable::ensure_free(directory, size)?;
+    // In a directory of its own: the copy may have its own write-ahead log while it is made.
+    let aside = durable::PendingDirectory::create(&directory.join("backup"))?;
+    let partial = aside.path().join("copy.db");
+    connection.backup("main", &partial, None).map_err(|e| Failure::from(e).at(copy))?;
+    durable::move_file(&partial, copy)?;
+    Ok(())
+}

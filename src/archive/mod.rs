@@ -1,0 +1,254 @@
+//! The task archive: one SQLite file that holds everything a home has learnt, and how.
+//!
+//! [`Archive`] writes; the process that holds the home's lock has the only one. [`ArchiveReader`]
+//! reads, in any process, also while a night runs. Every write is one `BEGIN IMMEDIATE`
+//! transaction. The results of a [`Unit`] of work are stored together with the unit itself: a
+//! unit is in the archive whole or not at all, and storing it again changes nothing. See
+//! `docs/archive.md` for the tables.
+
+mod corpus;
+mod digest;
+mod draft;
+mod error;
+mod evaluation;
+mod file;
+mod lineage;
+mod model;
+mod night;
+mod rollout;
+mod task;
+mod value;
+
+use std::ops::Deref;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::OptionalExtension;
+use rusqlite::Transaction;
+use rusqlite::TransactionBehavior;
+use rusqlite::params;
+
+pub use self::corpus::CorpusSummary;
+pub use self::corpus::Document;
+pub use self::corpus::DocumentContent;
+pub use self::corpus::FileState;
+pub use self::corpus::SourceFile;
+pub use self::corpus::SourceFileContent;
+pub use self::draft::GateCounts;
+pub use self::draft::GatedDraft;
+pub use self::error::ArchiveError;
+pub use self::evaluation::Evaluation;
+pub use self::evaluation::EvaluationItem;
+pub use self::evaluation::EvaluationName;
+pub use self::evaluation::Suite;
+pub use self::evaluation::SuiteItem;
+pub use self::evaluation::SuiteOrigin;
+pub use self::lineage::PassageDetail;
+pub use self::lineage::TaskDetail;
+pub use self::model::ModelKind;
+pub use self::model::ModelVersion;
+pub use self::model::Promotion;
+pub use self::model::TrainPhase;
+pub use self::model::TrainStep;
+pub use self::night::Night;
+pub use self::night::NightState;
+pub use self::night::Unit;
+pub use self::rollout::StoredRollout;
+pub use self::task::StoredTask;
+pub use self::task::TaskFilter;
+pub use self::task::TaskGroup;
+pub use self::task::TaskOrder;
+pub use self::task::TaskState;
+
+use self::error::Failure;
+use crate::clock::Clock;
+
+/// The name of the file within a home.
+pub const ARCHIVE_FILE: &str = "archive.db";
+
+/// A read-only view of an archive. Each method sees one consistent state.
+pub struct ArchiveReader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for ArchiveReader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ArchiveReader").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl ArchiveReader {
+    /// Opens the archive at `path` for reading.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Missing`], [`ArchiveError::NotADatabase`], [`ArchiveError::Foreign`],
+    /// [`ArchiveError::Newer`], [`ArchiveError::Older`] or [`ArchiveError::Damaged`].
+    pub fn open(path: &Path) -> Result<Self, ArchiveError> {
+        Ok(Self { connection: file::open_reader(path)?, path: path.to_path_buf() })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A value kept by [`Archive::put_meta`].
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn meta(&self, key: &str) -> Result<Option<String>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+            Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+        })
+    }
+
+    /// Checks the structure of the whole file and every reference between tables.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Damaged`] with the first thing found.
+    pub fn check(&self) -> Result<(), ArchiveError> {
+        file::check_pages(&self.connection, &self.path)?;
+        self.read(|tx| {
+            let mut statement = tx.prepare("PRAGMA foreign_key_check")?;
+            let broken: Option<(String, String)> =
+                statement.query_row([], |row| Ok((row.get(0)?, row.get(2)?))).optional()?;
+            match broken {
+                None => Ok(()),
+                Some((table, target)) => Err(Failure::Named(ArchiveError::Damaged {
+                    path: self.path.clone(),
+                    detail: format!("a row of {table} refers to a row that {target} lacks"),
+                })),
+            }
+        })
+    }
+
+    /// Writes a consistent copy of the archive to `copy`, also while it is written to.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Copy`] or [`ArchiveError::DiskFull`]; `copy` is then as it was.
+    pub fn copy_to(&self, copy: &Path) -> Result<(), ArchiveError> {
+        file::copy_to(&self.connection, &self.path, copy)
+    }
+
+    /// Runs `work` on one consistent state of the file.
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, ArchiveError> {
+        Transaction::new_unchecked(&self.connection, TransactionBehavior::Deferred)
+            .map_err(Failure::from)
+            .and_then(|tx| work(&tx))
+            .map_err(|failure| failure.at(&self.path))
+    }
+}
+
+/// The archive of the process that may write to it; reads like an [`ArchiveReader`].
+///
+/// Methods take `&self` and return when the data are on the disk, so that a thread of its own can
+/// take over the writing later without a change to callers.
+pub struct Archive {
+    reader: ArchiveReader,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Archive {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Archive").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Deref for Archive {
+    type Target = ArchiveReader;
+
+    fn deref(&self) -> &ArchiveReader {
+        &self.reader
+    }
+}
+
+impl Archive {
+    /// Opens the archive at `path` for writing and makes it if there is none. An archive of an
+    /// earlier schema version is copied to `PATH.version-N.backup` and then migrated.
+    ///
+    /// # Errors
+    /// [`ArchiveError::NotADatabase`], [`ArchiveError::Foreign`], [`ArchiveError::Newer`] or
+    /// [`ArchiveError::Damaged`], with the file left as it was; [`ArchiveError::DiskFull`].
+    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, ArchiveError> {
+        let connection = file::open_writer(path)?;
+        Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock })
+    }
+
+    /// Lets the file grow to about `bytes` and no further; a write beyond that fails like one on a
+    /// full disk. Holds for this opening of the file.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn limit_size(&self, bytes: u64) -> Result<(), ArchiveError> {
+        let limit = || -> Result<(), Failure> {
+            let size: u32 = self.connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+            let pages = i64::try_from(bytes / u64::from(size.max(1))).unwrap_or(i64::MAX);
+            let sql =
+                format!("PRAGMA max_page_count = {}", pages.clamp(1, i64::from(u32::MAX) - 1));
+            self.connection.query_row(&sql, [], |_| Ok(()))?;
+            Ok(())
+        };
+        limit().map_err(|failure| failure.at(&self.path))
+    }
+
+    /// Keeps a value that belongs to the home as a whole; replaces an earlier one.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when it could not be written.
+    pub fn put_meta(&self, key: &str, value: &str) -> Result<(), ArchiveError> {
+        self.write(|tx| {
+            tx.execute(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                params![key, value],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// The present time as stored in clock columns.
+    fn now(&self) -> String {
+        self.clock.now().to_string()
+    }
+
+    /// Runs `work` as one transaction: on an error nothing of it remains.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, ArchiveError> {
+        // IMMEDIATE: a transaction that starts by reading and then wants to write is refused at
+        // once when another process wrote in between, however long the busy timeout.
+        let run = || -> Result<T, Failure> {
+            let tx = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
+            let result = work(&tx)?;
+            tx.commit()?;
+            Ok(result)
+        };
+        run().map_err(|failure| failure.at(&self.path))
+    }
+
+    /// Runs `work` and marks `unit` as done, as one transaction. Returns false, without running
+    /// it, when the unit is already there.
+    fn write_unit(
+        &self,
+        unit: &Unit<'_>,
+        work: impl FnOnce(&Transaction<'_>) -> Result<(), Failure>,
+    ) -> Result<bool, ArchiveError> {
+        self.write(|tx| {
+            if night::is_done(tx, unit)? {
+                return Ok(false);
+            }
+            night::require_running(tx, unit.night)?;
+            work(tx)?;
+            night::mark_done(tx, unit, &self.now())?;
+            Ok(true)
+        })
+    }
+}
