@@ -1,1 +1,5 @@
-fn main() {}
+//! The integration tests.
+
+mod bundled_corpus;
+mod fetch;
+mod tokenizer;
