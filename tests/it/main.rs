@@ -2,4 +2,5 @@
 
 mod bundled_corpus;
 mod fetch;
+mod fetch_hub;
 mod tokenizer;

@@ -155,7 +155,8 @@ fn unknown_ways_of_cutting_text_are_refused_by_name() {
     let metadata = with("tokenizer.ggml.pre", Value::String("brand-new".into()));
     let error = Tokenizer::from_gguf(&metadata).expect_err("unknown pre");
     assert!(matches!(&error, TokenizerError::Pre { found } if found == "brand-new"));
-    insta::assert_snapshot!(error, @"the model cuts text the `brand-new` way (tokenizer.ggml.pre), which is not supported; supported: smollm, gpt-2, llama-bpe, qwen2; use the model's Hugging Face folder, whose tokenizer.json says how");
+    let text = error.to_string();
+    assert!(text.contains("supported: smollm, gpt-2, llama-bpe, qwen2;"), "{text}");
 }
 
 #[test]
