@@ -1,0 +1,52 @@
+//! A home: the folder that holds one learner's archive, adapters and settings.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Where things lie in a home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+impl Home {
+    /// The home at `dir`; nothing is created.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The folder itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Settings of this home.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("nightschool.toml")
+    }
+
+    /// The task archive.
+    pub fn archive(&self) -> PathBuf {
+        self.dir.join("archive.db")
+    }
+
+    /// Adapters, one PEFT folder each.
+    pub fn adapters(&self) -> PathBuf {
+        self.dir.join("adapters")
+    }
+
+    /// Training state of the night under way.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
+    }
+
+    /// The search index, rebuilt from the archive at will.
+    pub fn index(&self) -> PathBuf {
+        self.dir.join("index")
+    }
+
+    /// Prompts that replace built-in ones.
+    pub fn prompts(&self) -> PathBuf {
+        self.dir.join("prompts")
+    }
+}
