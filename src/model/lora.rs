@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::config::DecoderConfig;
 use super::ops::LoraPair;
 use crate::durable;
+use crate::durable::PendingDirectory;
 use crate::rng::Rng;
 
 /// The linear maps of a layer, in the order they are stored.
@@ -241,11 +242,12 @@ impl Adapter {
         Self::from_tensors(config, shape, &tensors)
     }
 
-    /// Writes a PEFT directory and seals it: it appears whole or not at all.
+    /// Writes a PEFT directory and seals it: it appears whole or not at all. Returns the hash of
+    /// its contents.
     ///
     /// # Errors
     /// When the disk is full or unwritable.
-    pub fn save(&self, dir: &Path, base: &str) -> Result<(), AdapterError> {
+    pub fn save(&self, dir: &Path, base: &str) -> Result<String, AdapterError> {
         let peft = PeftConfig {
             peft_type: "LORA".into(),
             task_type: Some("CAUSAL_LM".into()),
@@ -267,8 +269,10 @@ impl Adapter {
             reason: error.to_string(),
         })?;
         let weights = serialise(self.variables.iter().map(|(k, v)| (k.as_str(), v.as_tensor())))?;
-        durable::write_sealed(dir, &[(CONFIG_FILE, &config), (WEIGHTS_FILE, &weights)])?;
-        Ok(())
+        let pending = PendingDirectory::create(dir)?;
+        durable::write_file(&pending.path().join(CONFIG_FILE), &config)?;
+        durable::write_file(&pending.path().join(WEIGHTS_FILE), &weights)?;
+        Ok(pending.seal()?.content_hash())
     }
 
     /// The low-rank term of one linear map.

@@ -81,6 +81,11 @@ impl<'a> Trainer<'a> {
         &self.optimizer
     }
 
+    /// The optimiser, to go on with.
+    pub fn into_optimizer(self) -> AdamW {
+        self.optimizer
+    }
+
     /// One optimiser step on `examples`: gradients of micro-batches are summed, then applied.
     ///
     /// A step whose loss or gradient is not finite changes nothing and says so in its metrics.

@@ -1,0 +1,49 @@
+//! Percentile bootstrap (Efron 1979) of a mean, resampling whole clusters.
+//!
+//! Questions about one document stand or fall together, so documents are drawn, not questions.
+
+use std::collections::BTreeMap;
+
+use rand::Rng as _;
+
+use crate::rng;
+
+/// Lower and upper bound.
+pub type Interval = (f64, f64);
+
+/// The arithmetic mean; 0 for no values.
+pub fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
+
+/// The 95 % interval of the mean of `values`, where `clusters[i]` names the cluster of value i.
+///
+/// With fewer than two clusters each value is its own. The same input gives the same interval.
+pub fn interval(values: &[f64], clusters: &[&str], resamples: usize, seed: u64) -> Interval {
+    let mut sums: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    for (value, cluster) in values.iter().zip(clusters) {
+        let entry = sums.entry(cluster).or_default();
+        entry.0 += value;
+        entry.1 += 1;
+    }
+    let groups: Vec<(f64, usize)> = match sums.len() {
+        0 => return (0.0, 0.0),
+        1 => values.iter().map(|value| (*value, 1)).collect(),
+        _ => sums.into_values().collect(),
+    };
+    let mut rng = rng::stream(seed, &["bootstrap"]);
+    let mut means: Vec<f64> = (0..resamples.max(1))
+        .map(|_| {
+            let (mut sum, mut count) = (0.0, 0);
+            for _ in 0..groups.len() {
+                let (part, n) = groups[rng.random_range(0..groups.len())];
+                sum += part;
+                count += n;
+            }
+            sum / count as f64
+        })
+        .collect();
+    means.sort_by(f64::total_cmp);
+    let at = |share: f64| means[((means.len() - 1) as f64 * share).round() as usize];
+    (at(0.025), at(0.975))
+}

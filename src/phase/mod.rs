@@ -1,0 +1,16 @@
+//! A night's phases: the only place that wires stages together.
+//!
+//! Work is cut into units. A unit's results and the note that it is done are one transaction of
+//! the archive, its random draws depend only on the seed and its name, and its id is the same
+//! after a restart. So a night that is cut off anywhere goes on where it was, to the same end.
+
+pub mod evaluate;
+pub mod home;
+pub mod ingest;
+pub mod night;
+pub mod play;
+pub mod propose;
+pub mod report;
+pub mod suite;
+pub mod train;
+pub mod warm_start;

@@ -1,0 +1,293 @@
+//! One night, from ingest to the morning report.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use super::home::Home;
+use super::ingest;
+use super::report::Report;
+use crate::archive;
+use crate::archive::Archive;
+use crate::archive::ModelKind;
+use crate::archive::ModelVersion;
+use crate::archive::Unit;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::durable;
+use crate::durable::HomeLock;
+use crate::inference::Engine;
+use crate::model::Model;
+use crate::model::fetch;
+use crate::model::fetch::ModelSpec;
+use crate::model::lora::Adapter;
+use crate::protocol::Prompts;
+use crate::protocol::Reader;
+use crate::retrieval::LexicalIndex;
+use crate::rng;
+use crate::task::Passage;
+use crate::task::Split;
+
+/// Free disk space without which a night does not begin: adapters, checkpoints, the archive.
+const FREE_BYTES: u64 = 1 << 30;
+
+/// What a night needs from outside its home.
+pub struct NightContext {
+    /// Where models are kept.
+    pub cache: PathBuf,
+    /// Files and folders to add to the corpus first.
+    pub sources: Vec<PathBuf>,
+    /// Human questions to evaluate on; otherwise the home's settings decide.
+    pub suite: Option<SuiteSource>,
+    /// Set to stop at the next opportunity.
+    pub interrupt: Arc<AtomicBool>,
+    /// Time for what is stored with a date.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A file of questions people wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuiteSource {
+    /// What to call the suite.
+    pub name: String,
+    /// JSONL: {id, question, answers[]}.
+    pub questions: PathBuf,
+}
+
+/// A night under way.
+pub struct Night<'a> {
+    pub(super) home: &'a Home,
+    pub(super) settings: Settings,
+    pub(super) archive: &'a Archive,
+    pub(super) model: Arc<Model>,
+    pub(super) prompts: Prompts,
+    pub(super) index: LexicalIndex,
+    /// Active passages by id.
+    pub(super) passages: HashMap<String, Passage>,
+    /// Their ids, sorted.
+    pub(super) passage_ids: Vec<String>,
+    /// The side of each document.
+    pub(super) splits: HashMap<String, Split>,
+    pub(super) number: u32,
+    pub(super) interrupt: Arc<AtomicBool>,
+}
+
+/// Runs a night, or goes on with one that was cut off, and returns the morning report.
+///
+/// # Errors
+/// When the home is in use, the corpus is empty, the model cannot be loaded, the disk is full, or
+/// the user asked to stop; the home is then in a state from which the same call goes on.
+pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::Result<Report> {
+    let start = Instant::now();
+    std::fs::create_dir_all(home.dir())
+        .with_context(|| format!("cannot create the home {}", home.dir().display()))?;
+    let _lock = HomeLock::acquire(home.dir())?;
+    durable::ensure_free(home.dir(), FREE_BYTES)?;
+    let archive = Archive::open(&home.archive(), context.clock.clone())?;
+    let (number, settings) = begin(&archive, settings, context)?;
+    let night = Night::open(home, &archive, number, settings, context)?;
+    let report = night.phases(context, start)?;
+    archive.finish_night(number, &serde_json::to_value(&report)?)?;
+    night.remove_checkpoints()?;
+    Ok(report)
+}
+
+/// The unfinished night and the settings it began with, or a new one after ingest.
+fn begin(
+    archive: &Archive,
+    settings: &Settings,
+    context: &NightContext,
+) -> anyhow::Result<(u32, Settings)> {
+    if let Some(night) = archive.current_unfinished_night()? {
+        let stored = serde_json::from_value(night.settings)
+            .context("the unfinished night's settings are from another version")?;
+        tracing::info!(night = night.number, "going on with the unfinished night");
+        return Ok((night.number, stored));
+    }
+    let human = context.suite.is_some() || settings.heldout.suite.is_some();
+    let share = if human { 0.0 } else { settings.heldout.documents };
+    ingest::ingest(archive, &context.sources, share, settings.seed)?;
+    ingest::sync(archive, share, settings.seed)?;
+    if archive.passages()?.is_empty() {
+        anyhow::bail!("the corpus is empty: add documents with `nightschool corpus add PATH`");
+    }
+    let night = archive.begin_night(settings.seed, &serde_json::to_value(settings)?)?;
+    Ok((night.number, settings.clone()))
+}
+
+impl<'a> Night<'a> {
+    fn open(
+        home: &'a Home,
+        archive: &'a Archive,
+        number: u32,
+        settings: Settings,
+        context: &NightContext,
+    ) -> anyhow::Result<Self> {
+        let spec: ModelSpec = settings.model.parse()?;
+        let files = fetch::resolve(&spec, &context.cache)?;
+        let model = Arc::new(Model::load(&files)?);
+        let passages: HashMap<String, Passage> =
+            archive.passages()?.into_iter().map(|p| (p.id.clone(), p)).collect();
+        let mut passage_ids: Vec<String> = passages.keys().cloned().collect();
+        passage_ids.sort_unstable();
+        let splits = archive.documents()?.into_iter().map(|d| (d.id, d.split)).collect();
+        let base = ModelVersion {
+            id: format!("base-{}", &files.sha256[..8]),
+            parent: None,
+            kind: ModelKind::Base,
+            path: files.name.clone(),
+            content_hash: files.sha256.clone(),
+            night: None,
+            note: "as fetched".into(),
+        };
+        archive.put_model_version(&base)?;
+        match archive.live_model()? {
+            None => archive.set_live_model(&base.id)?,
+            Some(live) => check_base(archive, &live, &base)?,
+        }
+        Ok(Self {
+            home,
+            settings,
+            archive,
+            model,
+            prompts: Prompts::with_folder(&home.prompts())?,
+            index: ingest::open_index(home, archive)?,
+            passages,
+            passage_ids,
+            splits,
+            number,
+            interrupt: context.interrupt.clone(),
+        })
+    }
+
+    fn phases(&self, context: &NightContext, start: Instant) -> anyhow::Result<Report> {
+        self.propose_by_code()?;
+        let suite = self.freeze_suite(context.suite.as_ref())?;
+        let incumbent = self.live()?;
+        self.evaluate(&suite, &incumbent)?;
+        let mut policy = self.start_policy(&incumbent)?;
+        self.warm_start(&incumbent, &mut policy)?;
+        self.propose_by_model(&policy)?;
+        for round in 0..self.settings.solve.rounds as u32 {
+            self.play_round(round, &mut policy)?;
+        }
+        let candidate = policy.version.clone();
+        if candidate.id != incumbent.id {
+            self.evaluate(&suite, &candidate)?;
+        }
+        self.decide(&suite, &incumbent, &candidate)?;
+        self.report(&suite, start.elapsed())
+    }
+
+    /// The version that was live when the night began.
+    fn live(&self) -> anyhow::Result<ModelVersion> {
+        // A promotion already decided tonight must not make the candidate its own incumbent.
+        let decided =
+            self.archive.promotions()?.into_iter().find(|promotion| promotion.night == self.number);
+        let id = match decided {
+            Some(promotion) => promotion.incumbent,
+            None => self.archive.live_model()?.context("no live model")?.id,
+        };
+        self.archive.model_version(&id)?.with_context(|| format!("no model version {id}"))
+    }
+
+    /// The seed of everything drawn in this night.
+    pub(super) fn seed(&self) -> u64 {
+        rng::derive(self.settings.seed, &["night", &self.number.to_string()])
+    }
+
+    pub(super) fn unit<'u>(&self, phase: &'u str, key: &'u str) -> Unit<'u> {
+        Unit { night: self.number, phase, key }
+    }
+
+    pub(super) fn done(&self, phase: &str, key: &str) -> anyhow::Result<bool> {
+        Ok(self.archive.unit_done(&self.unit(phase, key))?)
+    }
+
+    /// Fails when the user asked to stop; called between units.
+    pub(super) fn check_interrupt(&self) -> anyhow::Result<()> {
+        if self.interrupt.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(crate::inference::GenerateError::Interrupted.into());
+        }
+        Ok(())
+    }
+
+    /// An engine for the base model (`adapter` none) or an adapter of it.
+    pub(super) fn engine(
+        &self,
+        adapter: Option<&Adapter>,
+        version: &str,
+    ) -> anyhow::Result<Engine> {
+        Ok(Engine::new(self.model.clone(), adapter, version, self.interrupt.clone())?)
+    }
+
+    /// A reader with one of the prompts.
+    pub(super) fn reader<'r>(&'r self, prompt: &'r str, max_tokens: usize) -> Reader<'r> {
+        let (prompts, tokenizer) = (&self.prompts, &self.model.tokenizer);
+        Reader { prompts, prompt, tokenizer, max_tokens }
+    }
+
+    /// The prompt a version is read with: the base its best one, an adapter the one it learnt.
+    pub(super) fn prompt_of(&self, version: &ModelVersion) -> &str {
+        match version.kind {
+            ModelKind::Base => &self.settings.evaluate.base_prompt,
+            ModelKind::Adapter => &self.settings.evaluate.adapter_prompt,
+        }
+    }
+
+    /// Loads a version's adapter; none for the base.
+    pub(super) fn load_adapter(&self, version: &ModelVersion) -> anyhow::Result<Option<Adapter>> {
+        if version.kind == ModelKind::Base {
+            return Ok(None);
+        }
+        let dir = self.home.dir().join(&version.path);
+        durable::open_sealed(&dir)?;
+        Ok(Some(Adapter::load(&dir, self.model.decoder.config())?))
+    }
+
+    /// Tasks accepted up to and in this night that may be trained on, by id.
+    pub(super) fn training_tasks(&self) -> anyhow::Result<BTreeMap<String, archive::StoredTask>> {
+        let filter = archive::TaskFilter {
+            split: Some(Split::Train),
+            state: Some(archive::TaskState::Active),
+            ..archive::TaskFilter::default()
+        };
+        let tasks = self.archive.tasks(&filter)?;
+        Ok(tasks.into_iter().map(|stored| (stored.task.id.clone(), stored)).collect())
+    }
+
+    /// The side of a passage's document.
+    pub(super) fn split_of(&self, passage_id: &str) -> Split {
+        let document = self.passages.get(passage_id).map(|passage| &passage.document_id);
+        document.and_then(|id| self.splits.get(id)).copied().unwrap_or(Split::Train)
+    }
+}
+
+/// A home learns on one base model; another base needs another home.
+fn check_base(
+    archive: &Archive,
+    live: &ModelVersion,
+    base: &ModelVersion,
+) -> anyhow::Result<()> {
+    let mut root = live.clone();
+    while let Some(parent) = &root.parent {
+        root = archive
+            .model_version(parent)?
+            .with_context(|| format!("model version {parent} is missing from the archive"))?;
+    }
+    if root.id != base.id {
+        anyhow::bail!(
+            "this home learns on {} ({}), not on {} ({}): use another --home for another model",
+            root.path,
+            root.id,
+            base.path,
+            base.id
+        );
+    }
+    Ok(())
+}

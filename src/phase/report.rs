@@ -1,0 +1,262 @@
+//! The morning report: what a night did, read back from the archive.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use comfy_table::Table;
+use comfy_table::presets;
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::night::Night;
+use crate::archive::Suite;
+use crate::archive::SuiteOrigin;
+use crate::archive::TrainPhase;
+use crate::archive::TrainStep;
+use crate::evaluation::Metrics;
+use crate::task::Origin;
+
+/// Version of the report's JSON shape; it grows when a field changes its meaning.
+const SCHEMA_VERSION: u32 = 1;
+
+/// What happened to the drafts of one origin.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OriginReport {
+    /// Drafts put forward.
+    pub drafts: u64,
+    /// Drafts that became tasks.
+    pub accepted: u64,
+    /// Drafts turned away, by the first required check that did so.
+    pub rejections: BTreeMap<String, u64>,
+}
+
+/// What training did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainReport {
+    /// Optimiser steps, of the warm start and of the game.
+    pub steps: usize,
+    /// Loss of the first step of the warm start; of the game in nights without one.
+    pub loss_first: f64,
+    /// Mean loss of the last five steps of the same.
+    pub loss_last: f64,
+    /// Tokens read by the forward passes.
+    pub tokens: u64,
+    /// Steps of the warm start.
+    pub warm_start_steps: usize,
+    /// Steps of policy gradient.
+    pub policy_steps: usize,
+    /// Mean k3 estimate of KL(policy ‖ base) in the last policy step, nats.
+    pub kl_last: f64,
+}
+
+/// Evaluation before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldoutReport {
+    /// Name of the suite.
+    pub suite: String,
+    /// Whether people wrote its questions, or the game did.
+    pub origin: String,
+    /// The live version when the night began.
+    pub before: Metrics,
+    /// The night's candidate.
+    pub after: Metrics,
+    /// Mean paired difference in F1.
+    pub f1_delta: Option<f64>,
+    /// Its 95 % interval, resampled by document.
+    pub f1_delta_ci: Option<(f64, f64)>,
+}
+
+/// The morning report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema_version: u32,
+    /// The night, from 1.
+    pub night: u32,
+    /// Drafts by origin: `code`, `model`.
+    pub origin: BTreeMap<String, OriginReport>,
+    /// Rollouts of the night.
+    pub rollouts: u64,
+    /// Share of them whose answer matched exactly.
+    pub solve_rate: f64,
+    /// What training did.
+    pub train: TrainReport,
+    /// Held-out evaluation.
+    pub heldout: HeldoutReport,
+    /// Whether the candidate went live.
+    pub promoted: bool,
+    /// Why.
+    pub reason: String,
+    /// The live version now.
+    pub live: String,
+    /// The night's candidate.
+    pub candidate: String,
+    /// Wall-clock time of this run of the program.
+    pub seconds: f64,
+    /// The home.
+    pub home: String,
+}
+
+impl Night<'_> {
+    /// Puts the report together.
+    pub(super) fn report(&self, suite: &Suite, elapsed: Duration) -> anyhow::Result<Report> {
+        let promotions = self.archive.promotions()?;
+        let promotion = promotions
+            .into_iter()
+            .find(|promotion| promotion.night == self.number)
+            .context("the night has no decision")?;
+        let version = |id: &str| {
+            self.archive.model_version(id)?.with_context(|| format!("no model version {id}"))
+        };
+        let (before, after) = (version(&promotion.incumbent)?, version(&promotion.candidate)?);
+        let measured = |version| -> anyhow::Result<Metrics> {
+            let name = self.evaluation_name(suite, version);
+            let evaluation = self.archive.evaluation(&name.id)?;
+            let metrics = evaluation.and_then(|evaluation| evaluation.metrics);
+            Ok(serde_json::from_value(metrics.context("an evaluation is missing")?)?)
+        };
+        let counts = self.archive.gate_counts(Some(self.number))?;
+        let origin = Origin::ALL.map(|origin| {
+            let counts = counts.get(&origin).cloned().unwrap_or_default();
+            let rejections =
+                counts.rejections.iter().map(|(reason, n)| (reason.as_str().to_string(), *n));
+            let report = OriginReport {
+                drafts: counts.drafts,
+                accepted: counts.accepted,
+                rejections: rejections.collect(),
+            };
+            (origin.as_str().to_string(), report)
+        });
+        let (rollouts, solve_rate) = self.solve_rate()?;
+        Ok(Report {
+            schema_version: SCHEMA_VERSION,
+            night: self.number,
+            origin: origin.into_iter().collect(),
+            rollouts,
+            solve_rate,
+            train: train_report(&self.archive.train_steps(self.number)?),
+            heldout: HeldoutReport {
+                suite: suite.name.clone(),
+                origin: match suite.origin {
+                    SuiteOrigin::Human => "human".into(),
+                    SuiteOrigin::Model => "model-made".into(),
+                },
+                before: measured(&before)?,
+                after: measured(&after)?,
+                f1_delta: promotion.delta,
+                f1_delta_ci: promotion.ci,
+            },
+            live: if promotion.promoted { after.id.clone() } else { before.id },
+            promoted: promotion.promoted,
+            reason: promotion.reason,
+            candidate: after.id,
+            seconds: elapsed.as_secs_f64(),
+            home: self.home.dir().display().to_string(),
+        })
+    }
+
+    fn solve_rate(&self) -> anyhow::Result<(u64, f64)> {
+        let (mut rollouts, mut solved) = (0_u64, 0_u64);
+        for round in 0..self.settings.solve.rounds as u32 {
+            for stored in self.archive.rollouts_in(self.number, round)? {
+                rollouts += 1;
+                solved += u64::from(stored.score.exact_match >= 1.0);
+            }
+        }
+        Ok((rollouts, solved as f64 / rollouts.max(1) as f64))
+    }
+}
+
+fn train_report(steps: &[TrainStep]) -> TrainReport {
+    let value = |step: &TrainStep, key: &str| step.metrics[key].as_f64().unwrap_or_default();
+    let of = |phase| steps.iter().filter(move |step| step.phase == phase).collect::<Vec<_>>();
+    let (warm, policy) = (of(TrainPhase::WarmStart), of(TrainPhase::Policy));
+    let shown = if warm.is_empty() { &policy } else { &warm };
+    let last = &shown[shown.len().saturating_sub(5)..];
+    TrainReport {
+        steps: steps.len(),
+        loss_first: shown.first().map_or(0.0, |step| value(step, "loss")),
+        loss_last: last.iter().map(|step| value(step, "loss")).sum::<f64>()
+            / last.len().max(1) as f64,
+        tokens: steps.iter().map(|step| value(step, "tokens") as u64).sum(),
+        warm_start_steps: warm.len(),
+        policy_steps: policy.len(),
+        kl_last: policy.last().map_or(0.0, |step| value(step, "kl")),
+    }
+}
+
+impl Report {
+    /// The report for people.
+    pub fn render(&self) -> String {
+        let mut text = format!("Morning report of night {}\n\n", self.night);
+        text.push_str(&self.drafts_table());
+        let train = &self.train;
+        let _ = write!(
+            text,
+            "\n\nGame: {} rollouts, {:.0} % solved exactly\n\
+             Training: {} steps ({} warm start, {} on rollouts), {} tokens, loss {:.3} → {:.3}\n\n",
+            self.rollouts,
+            self.solve_rate * 100.0,
+            train.steps,
+            train.warm_start_steps,
+            train.policy_steps,
+            train.tokens,
+            train.loss_first,
+            train.loss_last,
+        );
+        text.push_str(&self.heldout_table());
+        let verdict = if self.promoted { "PROMOTED" } else { "KEPT" };
+        let (live, candidate) = (&self.live, &self.candidate);
+        let _ = write!(
+            text,
+            "\n\n{verdict}: {}\nLive now: {live} (tonight's candidate: {candidate})\n\
+             Everything is in {}; the night took {:.1} minutes.\n\n\
+             Next:\n  nightschool --home {home} task list --origin model\n  \
+             nightschool --home {home} task show ID\n  nightschool --home {home} model list\n  \
+             nightschool --home {home} status\n",
+            self.reason,
+            self.home,
+            self.seconds / 60.0,
+            home = self.home,
+        );
+        text
+    }
+
+    fn drafts_table(&self) -> String {
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["made by", "drafts", "accepted", "rejected because"]);
+        for (origin, report) in &self.origin {
+            let reasons: Vec<String> =
+                report.rejections.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+            table.add_row([
+                origin.clone(),
+                report.drafts.to_string(),
+                report.accepted.to_string(),
+                reasons.join(", "),
+            ]);
+        }
+        table.to_string()
+    }
+
+    fn heldout_table(&self) -> String {
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        let title = format!("held out: {} ({})", self.heldout.suite, self.heldout.origin);
+        table.set_header([title.as_str(), "n", "EM", "95 %", "F1", "95 %", "found"]);
+        for (name, m) in [("before", &self.heldout.before), ("after", &self.heldout.after)] {
+            table.add_row([
+                name.to_string(),
+                m.n.to_string(),
+                format!("{:.1}", m.em * 100.0),
+                format!("{:.1}–{:.1}", m.em_ci.0 * 100.0, m.em_ci.1 * 100.0),
+                format!("{:.1}", m.f1 * 100.0),
+                format!("{:.1}–{:.1}", m.f1_ci.0 * 100.0, m.f1_ci.1 * 100.0),
+                format!("{:.0} %", m.answer_in_retrieved * 100.0),
+            ]);
+        }
+        table.to_string()
+    }
+}

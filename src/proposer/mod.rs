@@ -1,0 +1,40 @@
+//! Proposers: from a seed (an answer and the passages that lead to it) to a draft.
+
+pub mod cloze;
+pub mod seeded;
+
+use crate::inference::GenerateError;
+use crate::protocol::PromptError;
+use crate::rng;
+use crate::task::Draft;
+use crate::task::Origin;
+use crate::task::Seed;
+
+/// Why no drafts were made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Generation failed.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// The prompt failed.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+}
+
+/// Writes questions for seeds.
+pub trait Proposer {
+    /// One draft per seed, in the seeds' order. A draft without a question is an outcome, not an
+    /// error.
+    ///
+    /// # Errors
+    /// When generation fails.
+    fn propose(&self, seeds: &[Seed]) -> Result<Vec<Draft>, ProposeError>;
+}
+
+/// The id of a draft: the same seed drawn in the same night has the same id after a restart.
+fn draft_id(origin: Origin, night: u32, seed: &Seed) -> String {
+    let night = night.to_string();
+    let mut parts = vec!["draft", origin.as_str(), night.as_str(), seed.answer.as_str()];
+    parts.extend(seed.path.iter().map(String::as_str));
+    rng::content_id(&parts)
+}
