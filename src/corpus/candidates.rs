@@ -18,6 +18,14 @@ use crate::task::Passage;
 /// A title mentioned in small letters is a term only when it is long enough to be a particular one.
 const TERM_LETTERS: usize = 6;
 
+/// Shorter titles are not looked for in texts.
+const TITLE_LETTERS_MIN: usize = 3;
+
+/// A word used more often than this, or in more than one of 500 passages, is everyday language
+/// even when an article has it as its title: "system", "father", "second".
+const TERM_USES_MAX: usize = 8;
+const PASSAGES_PER_TERM_USE: usize = 500;
+
 /// Something in a passage that could be the answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
@@ -60,6 +68,8 @@ pub struct Miner {
     spellings: HashMap<String, (u32, u32)>,
     /// Titles by their first word in small letters; each as its words.
     titles: HashMap<String, Vec<Vec<String>>>,
+    /// How many passages the corpus has.
+    passages: usize,
     patterns: quantities::Patterns,
     brackets: Option<Regex>,
 }
@@ -70,11 +80,13 @@ impl Miner {
         let mut miner = Self {
             spellings: HashMap::new(),
             titles: HashMap::new(),
+            passages: 0,
             patterns: quantities::Patterns::new(),
             brackets: Regex::new(r"\s*\([^)]*\)\s*$").ok(),
         };
         let mut last_title = "";
         for passage in passages {
+            miner.passages += 1;
             miner.count_spellings(&passage.text);
             if passage.title != last_title {
                 miner.add_title(&passage.title);
@@ -111,7 +123,11 @@ impl Miner {
         };
         let words: Vec<String> =
             names::tokens(&plain).iter().map(|token| plain[token.range.clone()].into()).collect();
-        if let Some(first) = words.first() {
+        // A letter is a title in some glossaries, and it is everywhere.
+        let letters = words.iter().flat_map(|word| word.chars()).count();
+        if let Some(first) = words.first()
+            && letters >= TITLE_LETTERS_MIN
+        {
             self.titles.entry(first.to_lowercase()).or_default().push(words);
         }
     }
@@ -123,13 +139,21 @@ impl Miner {
         is_starter(&lower) || small > capital
     }
 
+    /// Whether a title written small is used as an everyday word.
+    fn is_everyday(&self, title: &[String]) -> bool {
+        let uses =
+            |word: &String| self.spellings.get(&word.to_lowercase()).map_or(0, |uses| uses.0);
+        let limit = TERM_USES_MAX.max(self.passages / PASSAGES_PER_TERM_USE);
+        title.len() == 1 && uses(&title[0]) as usize > limit
+    }
+
     /// The candidates of one passage, in text order; no two of them overlap.
     pub fn mine(&self, passage: &Passage) -> Vec<Candidate> {
         let mut found = Vec::new();
         let base = passage.text.as_ptr() as usize;
         for (index, sentence) in sentences(&passage.text).into_iter().enumerate() {
             let offset = sentence.as_ptr() as usize - base;
-            for (range, kind) in self.mine_sentence(sentence) {
+            for (range, kind) in self.mine_sentence(sentence, &passage.title) {
                 found.push(Candidate {
                     text: sentence[range.clone()].to_string(),
                     kind,
@@ -143,20 +167,33 @@ impl Miner {
         found
     }
 
-    fn mine_sentence(&self, sentence: &str) -> Vec<(Range<usize>, AnswerKind)> {
+    fn mine_sentence(&self, sentence: &str, own_title: &str) -> Vec<(Range<usize>, AnswerKind)> {
         let mut taken: Vec<(Range<usize>, AnswerKind)> = Vec::new();
-        for range in self.patterns.dates(sentence) {
-            taken.push((range, AnswerKind::Date));
-        }
         let tokens = names::tokens(sentence);
+        let titles = self.titles_in(sentence, &tokens, own_title);
+        // "2001: A Space Odyssey" is not a date, though its first word alone would be.
+        for range in &titles {
+            let text = &sentence[range.clone()];
+            if text.contains(' ') && text.bytes().any(|byte| byte.is_ascii_digit()) {
+                taken.push((range.clone(), AnswerKind::Title));
+            }
+        }
+        for range in self.patterns.dates(sentence) {
+            if !overlaps(&taken, &range) {
+                taken.push((range, AnswerKind::Date));
+            }
+        }
         let quoted = names::quoted(sentence);
         let mut runs = names::runs(sentence, &tokens, |range| overlaps(&taken, range));
         for run in &mut runs {
             self.trim_start(sentence, &tokens, run);
         }
         runs.retain(|run| names::is_name(sentence, &tokens, run));
-        let titles = self.titles_in(sentence, &tokens);
         let titles = titles.into_iter().filter(|title| {
+            let name = sentence[title.clone()].chars().next().is_some_and(char::is_uppercase);
+            if name && names::is_adjective(sentence, &tokens, title) {
+                return false;
+            }
             let reaches_out = |run: &Range<usize>| {
                 run.start < title.end
                     && title.start < run.end
@@ -196,7 +233,7 @@ impl Miner {
     }
 
     /// Mentions of titles, word for word; all in small letters if the title is a term.
-    fn titles_in(&self, sentence: &str, tokens: &[Token]) -> Vec<Range<usize>> {
+    fn titles_in(&self, sentence: &str, tokens: &[Token], own_title: &str) -> Vec<Range<usize>> {
         let word = |at: usize| tokens.get(at).map_or("", |token| &sentence[token.range.clone()]);
         let mut found = Vec::new();
         let mut at = 0;
@@ -206,8 +243,11 @@ impl Miner {
                 let letters: usize = title.iter().map(|word| word.chars().count()).sum();
                 let rest = title.iter().enumerate().skip(1);
                 let same_rest = rest.map(|(i, part)| word(at + i) == part).all(|same| same);
-                let same_first = word(at) == title[0];
-                let as_term = letters >= TERM_LETTERS && word(at) == title[0].to_lowercase();
+                let term = title[0].chars().next().is_some_and(char::is_lowercase);
+                let same_first = word(at) == title[0] && !term;
+                let as_term = letters >= TERM_LETTERS
+                    && word(at) == title[0].to_lowercase()
+                    && (title[0] == own_title || !self.is_everyday(title));
                 // A single common word with the sentence's capital is no mention of a title.
                 let only_a_start = at == 0 && title.len() == 1 && self.is_common(word(0));
                 same_rest && (same_first || as_term) && !only_a_start

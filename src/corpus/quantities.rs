@@ -19,7 +19,8 @@ const SPELLED: &str = "(?:three|four|five|six|seven|eight|nine|ten|eleven|twelve
      |fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty\
      |seventy|eighty|ninety)";
 
-/// The compiled patterns.
+/// The compiled patterns. Their classes and word bounds are ASCII: with Unicode bounds the regex
+/// engine leaves its fast path on every text with accents.
 #[derive(Debug)]
 pub(super) struct Patterns {
     dates: Option<Regex>,
@@ -29,27 +30,30 @@ pub(super) struct Patterns {
 
 impl Patterns {
     pub(super) fn new() -> Self {
-        let ordinal = r"\d{1,2}(?:st|nd|rd|th)";
+        let ordinal = r"[0-9]{1,2}(?:st|nd|rd|th)";
         let dates = [
             // "21 July 1969", "July 21, 1969", "July 1969", "4th of July".
             format!(
-                r"\b(?:\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?{MONTH}\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+(?:of\s+)?\d{{3,4}}\b)?(?:\s+{ERA})?"
+                r"(?-u:\b)(?:[0-9]{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?{MONTH}(?-u:\b)(?:\s+[0-9]{{1,2}}(?:st|nd|rd|th)?(?-u:\b))?(?:,?\s+(?:of\s+)?[0-9]{{3,4}}(?-u:\b))?(?:\s+{ERA})?"
             ),
-            format!(r"\b{ordinal}\s+(?:century|millennium)(?:\s+{ERA}\b)?"),
-            format!(r"\b(?:AD|CE)\s+\d{{1,4}}\b|\b\d{{1,4}}(?:\s?[–-]\s?\d{{1,4}})?\s+{ERA}"),
-            r"\b(?:1\d{3}|20\d{2})\s?[–-]\s?(?:(?:1\d{3}|20\d{2})|\d{2})\b".to_string(),
-            r"\b(?:1\d{3}|20\d{2})s?\b".to_string(),
+            format!(r"(?-u:\b){ordinal}\s+(?:[Cc]entury|[Mm]illennium)(?:\s+{ERA}(?-u:\b))?"),
+            format!(r"(?-u:\b)(?:AD|CE)\s+[0-9]{{1,4}}(?-u:\b)|(?-u:\b)[0-9]{{1,4}}(?:\s?[–-]\s?[0-9]{{1,4}})?\s+{ERA}"),
+            r"(?-u:\b)(?:1[0-9]{3}|20[0-9]{2})\s?[–-]\s?(?:(?:1[0-9]{3}|20[0-9]{2})|[0-9]{2})(?-u:\b)".to_string(),
+            r"(?-u:\b)(?:1[0-9]{3}|20[0-9]{2})s?(?-u:\b)".to_string(),
         ];
-        let digits = r"[$€£¥]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?";
+        let digits = r"[$€£¥]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?";
         let scale = r"(?:\s+(?:hundred|thousand|million|billion|trillion))";
-        let unit = format!(r"(?:[\s-]{UNIT}\b|\s?[%‰°]C?)");
+        let unit = format!(r"(?:[\s-]{UNIT}(?-u:\b)|\s?[%‰°]C?)");
         let numbers = format!(
-            r"{digits}{scale}?{unit}?|\b{SPELLED}(?:-(?:one|two|three|four|five|six|seven|eight|nine))?{scale}?{unit}?"
+            r"{digits}{scale}?{unit}?|(?-u:\b){SPELLED}(?:-(?:one|two|three|four|five|six|seven|eight|nine))?{scale}?{unit}?"
         );
         Self {
             dates: Regex::new(&dates.join("|")).ok(),
             numbers: Regex::new(&numbers).ok(),
-            unit_follows: Regex::new(&format!(r"^(?:[\s-]{UNIT}\b|\s?%|,\d|\.\d|{scale}\b)")).ok(),
+            unit_follows: Regex::new(&format!(
+                r"^(?:[\s-]{UNIT}(?-u:\b)|\s?%|,[0-9]|\.[0-9]|{scale}(?-u:\b))"
+            ))
+            .ok(),
         }
     }
 

@@ -108,7 +108,12 @@ pub fn sentences(text: &str) -> Vec<&str> {
 
 /// Whether `next` goes on with the sentence that `before` seems to end.
 fn continues(before: &str, next: &str) -> bool {
+    let touching = !before.ends_with(char::is_whitespace);
     let before = before.trim_end();
+    // Only ideographic stops end a sentence with no space after them.
+    if touching && !before.ends_with(['。', '！', '？']) {
+        return true;
+    }
     let next = next.trim_start();
     let Some(first) = next.chars().next() else { return true };
     // A closing bracket or quotation mark alone, or a clause in small letters.

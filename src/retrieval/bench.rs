@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::corpus::readers::Document;
+use crate::corpus::Document;
 use crate::corpus::split;
 use crate::retrieval::LexicalIndex;
 use crate::retrieval::RetrievalError;
