@@ -18,6 +18,7 @@ mod records;
 mod restructured;
 mod seeds;
 mod sentences;
+mod titles;
 mod words;
 
 pub use candidates::Candidate;

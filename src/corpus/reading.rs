@@ -126,7 +126,7 @@ pub struct Reading {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// A path that was asked for is not there.
-    #[error("cannot add {}: no such file or folder; check the spelling of the path", path.display())]
+    #[error("cannot add {}: no such file or folder; check the spelling", path.display())]
     NotFound {
         /// The path as given.
         path: PathBuf,

@@ -18,7 +18,7 @@ const PERHAPS: [&str; 31] = [
 ];
 
 /// Words that begin sentences far more often than they continue a name.
-const STARTERS: [&str; 60] = [
+const STARTERS: [&str; 61] = [
     "a",
     "after",
     "all",
@@ -79,6 +79,7 @@ const STARTERS: [&str; 60] = [
     "when",
     "while",
     "with",
+    "you",
 ];
 
 /// Whether a word, in small letters, often begins a sentence.

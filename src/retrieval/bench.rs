@@ -90,7 +90,10 @@ pub enum BenchError {
         detail: String,
     },
     /// There is nothing to measure.
-    #[error("no query of {} has a relevant document; check that queries and judgements belong together", path.display())]
+    #[error(
+        "no query of {} has a relevant document; check that the judgements are for these queries",
+        path.display()
+    )]
     NoQueries {
         /// The file with the queries.
         path: PathBuf,

@@ -530,6 +530,7 @@ fn an_empty_corpus_gives_an_empty_graph() {
 
 /// Prints what a folder gives: `NIGHTSCHOOL_DATA=FOLDER cargo test --release -- --ignored folder`.
 #[test]
+#[expect(clippy::print_stdout, reason = "the figures are for a person to read")]
 #[ignore = "needs a folder named by NIGHTSCHOOL_DATA"]
 fn a_folder_of_ones_own() {
     let folder = std::env::var("NIGHTSCHOOL_DATA").expect("NIGHTSCHOOL_DATA is set");

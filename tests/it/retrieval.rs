@@ -290,6 +290,7 @@ fn normalise(text: &str) -> String {
 
 /// Prints the figures: `NIGHTSCHOOL_DATA=FOLDER cargo test --release -- --ignored figures`.
 #[test]
+#[expect(clippy::print_stdout, reason = "the figures are for a person to read")]
 #[ignore = "needs the folder of benchmark data named by NIGHTSCHOOL_DATA"]
 fn retrieval_figures() {
     let data = PathBuf::from(std::env::var("NIGHTSCHOOL_DATA").expect("NIGHTSCHOOL_DATA is set"));
