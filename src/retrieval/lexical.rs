@@ -121,8 +121,11 @@ impl LexicalIndex {
             _ => PathBuf::from("."),
         };
         std::fs::create_dir_all(&parent).map_err(file_error("create the folder", &parent))?;
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = format!(".{name}-building-");
+        remove_leftovers(&parent, &prefix);
         let aside = tempfile::Builder::new()
-            .prefix(".index-")
+            .prefix(&prefix)
             .tempdir_in(&parent)
             .map_err(file_error("create a folder in", &parent))?;
         let fresh = aside.path().join("fresh");
@@ -268,6 +271,18 @@ pub(super) fn sorted(passages: impl IntoIterator<Item = Passage>) -> Vec<Passage
     passages.sort_by(|a, b| a.id.cmp(&b.id));
     passages.dedup_by(|a, b| a.id == b.id);
     passages
+}
+
+/// Removes what builds that were killed left in `parent`. Only one process builds an index there:
+/// the caller holds the lock of the home it is in. What cannot be removed does no harm.
+fn remove_leftovers(parent: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::debug!(path = %entry.path().display(), %error, "leftover stays");
+        }
+    }
 }
 
 /// The index at `dir`, if it carries this stamp and every file's checksum is right.

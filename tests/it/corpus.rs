@@ -101,10 +101,10 @@ fn the_corpus_fixture_reads_as_articles() {
 fn restructured_text_loses_its_markup() {
     let dir = tempfile::tempdir().expect("a folder");
     let text = "PEP: 1\nTitle: On Docstrings\nAuthor: A <a@b.c>,\n        B\n\n\nAbstract\n\
-        ========\n\nUse ``strings`` and *care*, see :pep:`256` or `the\nguide <http://a.b>`_ [1]_.\n\
-        \n.. code-block:: python\n\n   x = 1\n\n.. note:: Mind this.\n   And this.\n\n\
-        An example::\n\n    y = 2\n\nAfter it.\n\n.. _target: http://x.y\n\n=====  =====\nA      B\n\
-        =====  =====\n1      2\n=====  =====\n\nThe end_.\n";
+        ========\n\nUse ``strings`` and *care*, see :pep:`256` or `the\nguide <http://a.b>`_ \
+        [1]_.\n\n.. code-block:: python\n\n   x = 1\n\n.. note:: Mind this.\n   And this.\n\n\
+        An example::\n\n    y = 2\n\nAfter it.\n\n.. _target: http://x.y\n\n=====  =====\n\
+        A      B\n=====  =====\n1      2\n=====  =====\n\nThe end_.\n";
     write(dir.path(), "pep.rst", text);
     write(dir.path(), "two.rst", "=====\nBread\n=====\n\nBake it.\n\nSecond\n------\n\nEat it.\n");
     let reading = read_new(dir.path());
@@ -303,7 +303,8 @@ fn the_reading_does_not_depend_on_path_order_or_place() {
 fn sentences_end_where_a_reader_would_say() {
     let text = "Dr. J. R. R. Tolkien met Mr. Lewis in St. Louis. The U.S. Army came c. 1940. \
         He lived in the U.S. The war ended in World War II. It cost 3.5 million (approx. 4 ft. \
-        wide). No. 5 was sold, e.g. \"Chanel.\" Was it? Yes! Acme Inc. Holdings failed.\nA new line";
+        wide). No. 5 was sold, e.g. \"Chanel.\" Was it? Yes! Acme Inc. Holdings \
+        failed.\nA new line";
     assert_eq!(
         sentences(text),
         [
