@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use regex::Regex;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -12,11 +11,14 @@ use crate::corpus::names::Token;
 use crate::corpus::quantities;
 use crate::corpus::sentences::is_starter;
 use crate::corpus::sentences::sentences;
+use crate::corpus::titles::Titles;
 use crate::task::AnswerKind;
 use crate::task::Passage;
 
-/// A title mentioned in small letters is a term only when it is long enough to be a particular one.
-const TERM_LETTERS: usize = 6;
+/// A word used more often than this, or in more than one of 500 passages, is everyday language
+/// even when an article has it as its title: "system", "father", "second".
+const TERM_USES_MAX: usize = 8;
+const PASSAGES_PER_TERM_USE: usize = 500;
 
 /// Something in a passage that could be the answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,10 +60,10 @@ pub(super) fn key_of(text: &str) -> String {
 pub struct Miner {
     /// How often a word is written (small, with a capital inside a sentence).
     spellings: HashMap<String, (u32, u32)>,
-    /// Titles by their first word in small letters; each as its words.
-    titles: HashMap<String, Vec<Vec<String>>>,
+    titles: Titles,
+    /// How many passages the corpus has.
+    passages: usize,
     patterns: quantities::Patterns,
-    brackets: Option<Regex>,
 }
 
 impl Miner {
@@ -69,22 +71,18 @@ impl Miner {
     pub fn new<'a>(passages: impl IntoIterator<Item = &'a Passage>) -> Self {
         let mut miner = Self {
             spellings: HashMap::new(),
-            titles: HashMap::new(),
+            titles: Titles::new(),
+            passages: 0,
             patterns: quantities::Patterns::new(),
-            brackets: Regex::new(r"\s*\([^)]*\)\s*$").ok(),
         };
         let mut last_title = "";
         for passage in passages {
+            miner.passages += 1;
             miner.count_spellings(&passage.text);
             if passage.title != last_title {
-                miner.add_title(&passage.title);
+                miner.titles.add(&passage.title);
                 last_title = &passage.title;
             }
-        }
-        for titles in miner.titles.values_mut() {
-            // The longest title wins: "New York City" before "New York".
-            titles.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-            titles.dedup();
         }
         miner
     }
@@ -103,24 +101,18 @@ impl Miner {
         }
     }
 
-    fn add_title(&mut self, title: &str) {
-        // "Mercury (planet)" is mentioned as "Mercury".
-        let plain = match &self.brackets {
-            Some(brackets) => brackets.replace(title, "").into_owned(),
-            None => title.to_string(),
-        };
-        let words: Vec<String> =
-            names::tokens(&plain).iter().map(|token| plain[token.range.clone()].into()).collect();
-        if let Some(first) = words.first() {
-            self.titles.entry(first.to_lowercase()).or_default().push(words);
-        }
-    }
-
     /// Whether a word that begins a sentence is there for its own sake and not part of a name.
     fn is_common(&self, word: &str) -> bool {
         let lower = word.to_lowercase();
         let (small, capital) = self.spellings.get(&lower).copied().unwrap_or_default();
         is_starter(&lower) || small > capital
+    }
+
+    /// Whether a title written small is used as an everyday word.
+    fn is_everyday(&self, words: &[&str]) -> bool {
+        let uses = |word: &str| self.spellings.get(word).map_or(0, |(small, _)| *small);
+        let limit = TERM_USES_MAX.max(self.passages / PASSAGES_PER_TERM_USE);
+        words.len() == 1 && uses(words[0]) as usize > limit
     }
 
     /// The candidates of one passage, in text order; no two of them overlap.
@@ -129,7 +121,7 @@ impl Miner {
         let base = passage.text.as_ptr() as usize;
         for (index, sentence) in sentences(&passage.text).into_iter().enumerate() {
             let offset = sentence.as_ptr() as usize - base;
-            for (range, kind) in self.mine_sentence(sentence) {
+            for (range, kind) in self.mine_sentence(sentence, &passage.title) {
                 found.push(Candidate {
                     text: sentence[range.clone()].to_string(),
                     kind,
@@ -143,20 +135,33 @@ impl Miner {
         found
     }
 
-    fn mine_sentence(&self, sentence: &str) -> Vec<(Range<usize>, AnswerKind)> {
+    fn mine_sentence(&self, sentence: &str, own_title: &str) -> Vec<(Range<usize>, AnswerKind)> {
         let mut taken: Vec<(Range<usize>, AnswerKind)> = Vec::new();
-        for range in self.patterns.dates(sentence) {
-            taken.push((range, AnswerKind::Date));
-        }
         let tokens = names::tokens(sentence);
+        let titles = self.titles_in(sentence, &tokens, own_title);
+        // "2001: A Space Odyssey" is not a date, though its first word alone would be.
+        for range in &titles {
+            let text = &sentence[range.clone()];
+            if text.contains(' ') && text.bytes().any(|byte| byte.is_ascii_digit()) {
+                taken.push((range.clone(), AnswerKind::Title));
+            }
+        }
+        for range in self.patterns.dates(sentence) {
+            if !overlaps(&taken, &range) {
+                taken.push((range, AnswerKind::Date));
+            }
+        }
         let quoted = names::quoted(sentence);
         let mut runs = names::runs(sentence, &tokens, |range| overlaps(&taken, range));
         for run in &mut runs {
             self.trim_start(sentence, &tokens, run);
         }
         runs.retain(|run| names::is_name(sentence, &tokens, run));
-        let titles = self.titles_in(sentence, &tokens);
         let titles = titles.into_iter().filter(|title| {
+            let name = sentence[title.clone()].chars().next().is_some_and(char::is_uppercase);
+            if name && names::is_adjective(sentence, &tokens, title) {
+                return false;
+            }
             let reaches_out = |run: &Range<usize>| {
                 run.start < title.end
                     && title.start < run.end
@@ -195,33 +200,14 @@ impl Miner {
         run.start = words[1..].iter().find(capital).map_or(run.end, |token| token.range.start);
     }
 
-    /// Mentions of titles, word for word; all in small letters if the title is a term.
-    fn titles_in(&self, sentence: &str, tokens: &[Token]) -> Vec<Range<usize>> {
-        let word = |at: usize| tokens.get(at).map_or("", |token| &sentence[token.range.clone()]);
-        let mut found = Vec::new();
-        let mut at = 0;
-        while at < tokens.len() {
-            let known = self.titles.get(&word(at).to_lowercase());
-            let hit = known.into_iter().flatten().find(|title| {
-                let letters: usize = title.iter().map(|word| word.chars().count()).sum();
-                let rest = title.iter().enumerate().skip(1);
-                let same_rest = rest.map(|(i, part)| word(at + i) == part).all(|same| same);
-                let same_first = word(at) == title[0];
-                let as_term = letters >= TERM_LETTERS && word(at) == title[0].to_lowercase();
-                // A single common word with the sentence's capital is no mention of a title.
-                let only_a_start = at == 0 && title.len() == 1 && self.is_common(word(0));
-                same_rest && (same_first || as_term) && !only_a_start
-            });
-            match hit {
-                Some(title) => {
-                    let last = at + title.len() - 1;
-                    found.push(tokens[at].range.start..tokens[last].range.end);
-                    at = last + 1;
-                }
-                None => at += 1,
-            }
-        }
-        found
+    fn titles_in(&self, sentence: &str, tokens: &[Token], own_title: &str) -> Vec<Range<usize>> {
+        let own = own_title.to_lowercase();
+        self.titles.mentions(sentence, tokens, |words, at, term| {
+            // A single common word with the sentence's capital is no mention of a title.
+            let only_a_start = at == 0 && words.len() == 1 && self.is_common(words[0]);
+            let everyday = term && self.is_everyday(words) && words.join(" ") != own;
+            !only_a_start && !everyday
+        })
     }
 }
 

@@ -42,6 +42,8 @@ pub struct KnowledgeGraph {
     /// `i` has the node index `i`.
     pub(super) entries: Vec<Entry>,
     by_id: HashMap<String, usize>,
+    /// By node index, how many passages mention a candidate.
+    mentions: Vec<usize>,
 }
 
 impl KnowledgeGraph {
@@ -80,7 +82,8 @@ impl KnowledgeGraph {
             by_id.insert(passage.id.clone(), index);
             entries.push(Entry { passage: passage.clone(), candidates, nodes });
         }
-        Self { graph, entries, by_id }
+        let mentions = graph.node_indices().map(|node| graph.edges(node).count()).collect();
+        Self { graph, entries, by_id, mentions }
     }
 
     /// How many passages there are.
@@ -121,7 +124,7 @@ impl KnowledgeGraph {
 
     /// How many passages mention the candidate.
     pub(super) fn mentions(&self, node: NodeIndex) -> usize {
-        self.graph.edges(node).count()
+        self.mentions[node.index()]
     }
 
     pub(super) fn key(&self, node: NodeIndex) -> &str {

@@ -8,7 +8,7 @@ use regex::Regex;
 use crate::corpus::readers::Fault;
 use crate::corpus::readers::Parsed;
 use crate::corpus::readers::Piece;
-use crate::corpus::readers::SkipReason;
+use crate::corpus::reading::SkipReason;
 
 /// Wide enough that no paragraph is wrapped; lines are joined anyway.
 const WIDTH_COLUMNS: usize = 1_000_000;

@@ -36,9 +36,33 @@ const NOT_NAMES: [&str; 24] = [
     "CE",
 ];
 
-/// Words of nationality that no ending gives away.
-const NATIONALITIES: [&str; 10] =
-    ["French", "Dutch", "Greek", "Swiss", "Czech", "Welsh", "Thai", "Roman", "Arab", "German"];
+/// Words of nationality or belief that no ending gives away.
+const ADJECTIVES: [&str; 16] = [
+    "French",
+    "Dutch",
+    "Greek",
+    "Swiss",
+    "Czech",
+    "Welsh",
+    "Thai",
+    "Roman",
+    "Arab",
+    "German",
+    "Argentine",
+    "Conservative",
+    "Protestant",
+    "Allied",
+    "Labour",
+    "Muslim",
+];
+
+/// Directions are part of a name, not one.
+const DIRECTIONS: [&str; 9] =
+    ["North", "South", "East", "West", "Northern", "Southern", "Eastern", "Western", "Central"];
+
+/// Words whose possessive begins a name: "People's Republic", "King's College".
+const OWNERS: [&str; 8] =
+    ["People", "Women", "Men", "Children", "King", "Queen", "Valentine", "Lincoln"];
 
 /// A longer quotation is a sentence, not the name of a work.
 const QUOTED_WORDS_MAX: usize = 8;
@@ -82,7 +106,13 @@ fn token(sentence: &str, range: Range<usize>, dash_after: bool) -> Option<Token>
     if word.is_empty() {
         return None;
     }
-    let after = &core[word.len()..];
+    let mut after = &core[word.len()..];
+    let possessive = after.strip_prefix("'s").or_else(|| after.strip_prefix("’s"));
+    if let Some(rest) = possessive
+        && OWNERS.contains(&word)
+    {
+        after = rest;
+    }
     // The stop of an initial or a short title belongs to the name: "J. S. Bach", "St. Vincent".
     let abbreviates = after == "."
         && (word.chars().count() == 1 || matches!(word, "St" | "Mt" | "Dr" | "Jr" | "Ft" | "Sr"));
@@ -141,15 +171,18 @@ pub(super) fn is_name(sentence: &str, tokens: &[Token], run: &Range<usize>) -> b
     if letters < 3 && !(all_capitals && letters == 2) {
         return false;
     }
+    if DIRECTIONS.contains(&text) {
+        return false;
+    }
     !is_adjective(sentence, tokens, run)
 }
 
-/// "French" in "French composer": one word of nationality before a noun in small letters.
-fn is_adjective(sentence: &str, tokens: &[Token], run: &Range<usize>) -> bool {
-    let text = &sentence[run.clone()];
-    let endings = ["ish", "ese", "ean", "ian", "ican", "ic", "an"];
-    let national =
-        NATIONALITIES.contains(&text) || endings.iter().any(|ending| text.ends_with(ending));
+/// "French" in "French composer": words of nationality or belief before a noun in small letters.
+pub(super) fn is_adjective(sentence: &str, tokens: &[Token], run: &Range<usize>) -> bool {
+    let endings = ["ish", "ese", "ean", "ian", "ican", "ic", "an", "ist", "ous", "cal"];
+    let describes = sentence[run.clone()].split(' ').all(|word| {
+        ADJECTIVES.contains(&word) || endings.iter().any(|ending| word.ends_with(ending))
+    });
     let position = tokens.iter().position(|token| token.range.end == run.end);
     let next = position.and_then(|at| Some((&tokens[at], tokens.get(at + 1)?)));
     let Some((last, next)) = next else { return false };
@@ -157,8 +190,7 @@ fn is_adjective(sentence: &str, tokens: &[Token], run: &Range<usize>) -> bool {
     let is_function = ["is", "was", "and", "or", "in", "as", "by", "for", "to", "are", "were"]
         .contains(&word)
         || CONNECTORS.contains(&word);
-    national
-        && !text.contains(' ')
+    describes
         && !last.closed
         && !next.opened
         && !is_function

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::corpus::readers::Document;
+use crate::corpus::reading::Document;
 use crate::corpus::sentences::sentences;
 use crate::corpus::words;
 use crate::rng::content_id;

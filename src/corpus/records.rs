@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::corpus::readers::Fault;
 use crate::corpus::readers::Parsed;
 use crate::corpus::readers::Piece;
-use crate::corpus::readers::SkipReason;
+use crate::corpus::reading::SkipReason;
 
 /// Parses one record a line: `title` and `text` are needed, `id` (or `_id`) is kept, other fields
 /// are passed over. A bad line is listed and the others are kept.

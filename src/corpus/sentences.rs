@@ -18,7 +18,7 @@ const PERHAPS: [&str; 31] = [
 ];
 
 /// Words that begin sentences far more often than they continue a name.
-const STARTERS: [&str; 60] = [
+const STARTERS: [&str; 61] = [
     "a",
     "after",
     "all",
@@ -79,6 +79,7 @@ const STARTERS: [&str; 60] = [
     "when",
     "while",
     "with",
+    "you",
 ];
 
 /// Whether a word, in small letters, often begins a sentence.
@@ -108,7 +109,12 @@ pub fn sentences(text: &str) -> Vec<&str> {
 
 /// Whether `next` goes on with the sentence that `before` seems to end.
 fn continues(before: &str, next: &str) -> bool {
+    let touching = !before.ends_with(char::is_whitespace);
     let before = before.trim_end();
+    // Only ideographic stops end a sentence with no space after them.
+    if touching && !before.ends_with(['。', '！', '？']) {
+        return true;
+    }
     let next = next.trim_start();
     let Some(first) = next.chars().next() else { return true };
     // A closing bracket or quotation mark alone, or a clause in small letters.

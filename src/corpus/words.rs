@@ -42,7 +42,9 @@ pub(super) fn normalise_paragraphs(text: &str) -> String {
     paragraphs.join("\n")
 }
 
-/// How many words `text` has: runs between white space.
+/// How many words `text` has: runs between white space. In scripts without spaces two characters
+/// count as a word, so that such texts are cut into passages too.
 pub(super) fn count(text: &str) -> usize {
-    text.split_whitespace().count()
+    let unspaced = |c: &char| matches!(*c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}');
+    text.split_whitespace().map(|word| (word.chars().filter(unspaced).count() / 2).max(1)).sum()
 }

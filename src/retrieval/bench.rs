@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::corpus::readers::Document;
+use crate::corpus::Document;
 use crate::corpus::split;
 use crate::retrieval::LexicalIndex;
 use crate::retrieval::RetrievalError;
@@ -90,7 +90,10 @@ pub enum BenchError {
         detail: String,
     },
     /// There is nothing to measure.
-    #[error("no query of {} has a relevant document; check that queries and judgements belong together", path.display())]
+    #[error(
+        "no query of {} has a relevant document; check that the judgements are for these queries",
+        path.display()
+    )]
     NoQueries {
         /// The file with the queries.
         path: PathBuf,

@@ -35,7 +35,10 @@ pub trait Retriever: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum RetrievalError {
     /// The operating system refused a file or folder of the index.
-    #[error("cannot {operation} {}; check its permissions and the free space on its disk", path.display())]
+    #[error(
+        "cannot {operation} {}; check its permissions and the free space on its disk",
+        path.display()
+    )]
     File {
         /// What was tried.
         operation: &'static str,
