@@ -6,55 +6,49 @@
 //! ```text
 //! corpus ─► retrieval ─► proposer ─► verifier ─► archive ─► curriculum ─► solver ─► reward
 //!                                                                                     │
-//!                                          phase ◄─ registry ◄─ evaluation ◄─ trainer ◄┘
+//!                                        cli ◄─ phase ◄─ evaluation ◄─ trainer ◄──────┘
 //! ```
 //!
 //! A module imports only from modules above it in this list; `tests/tidy.rs` holds it to that.
 
 // The base: used by every stage.
-// pub mod answer;
+pub mod answer;
 pub mod clock;
-// pub mod durable;
+pub mod durable;
 pub mod progress;
 pub mod rng;
 pub mod rollout;
 pub mod task;
 
-// pub mod config;
-<<<<<<< HEAD
+pub mod config;
 pub mod model;
-=======
-// pub mod model;
->>>>>>> wip-corpus
 
-// pub mod inference;
+pub mod inference;
 
-// pub mod protocol;
+pub mod protocol;
 
 // The pipeline, in the order data flows.
-// pub mod corpus;
+pub mod corpus;
 
-// pub mod retrieval;
+pub mod retrieval;
 
-// pub mod proposer;
+pub mod proposer;
 
-// pub mod verifier;
+pub mod verifier;
 
-// pub mod archive;
+pub mod archive;
 
-// pub mod curriculum;
+pub mod curriculum;
 
-// pub mod solver;
+pub mod solver;
 
-// pub mod reward;
+pub mod reward;
 
-// pub mod trainer;
+pub mod trainer;
 
-// pub mod evaluation;
-
-// pub mod registry;
+pub mod evaluation;
 
 // The glue, and the edge to the world.
-// pub mod phase;
+pub mod phase;
 
-// pub mod cli;
+pub mod cli;

@@ -1,1 +1,7 @@
-fn main(){}
+//! The `nightschool` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nightschool::cli::main()
+}

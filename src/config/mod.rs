@@ -3,6 +3,8 @@
 //! `schedules/nightly.toml` holds the defaults with a comment for each key; a home's
 //! `nightschool.toml` overrides what it names, and `--set section.key=value` overrides both.
 
+mod locate;
+
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -218,7 +220,7 @@ pub fn load(layers: &[(&str, &str)], flags: &[String]) -> Result<Settings, Confi
     for (origin, text) in layers {
         merge(&mut merged, parse(origin, text)?);
         // Checked layer by layer, so that the message names the file with the fault.
-        typed(origin, &merged)?;
+        typed(&merged).map_err(|error| invalid(origin, text, &error))?;
     }
     for flag in flags {
         let origin = format!("--set {flag}");
@@ -230,9 +232,9 @@ pub fn load(layers: &[(&str, &str)], flags: &[String]) -> Result<Settings, Confi
         let layer = parse(&origin, &quoted)
             .or_else(|_| parse(&origin, &format!("{key} = {}", toml::Value::from(value))))?;
         merge(&mut merged, layer);
-        typed(&origin, &merged)?;
+        typed(&merged).map_err(|error| invalid(&origin, "", &error))?;
     }
-    let settings = typed("settings", &merged)?;
+    let settings = typed(&merged).map_err(|error| invalid("settings", "", &error))?;
     check(&settings)?;
     Ok(settings)
 }
@@ -253,11 +255,24 @@ fn parse(origin: &str, text: &str) -> Result<toml::Table, ConfigError> {
     })
 }
 
-fn typed(origin: &str, table: &toml::Table) -> Result<Settings, ConfigError> {
-    table.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Invalid {
-        origin: origin.to_string(),
-        reason: error.to_string(),
-    })
+fn typed(table: &toml::Table) -> Result<Settings, toml::de::Error> {
+    table.clone().try_into()
+}
+
+/// The error with the place of the key that it is about, which merged tables do not have.
+fn invalid(origin: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let described = error.to_string();
+    let key = locate::key_of(&described);
+    let line = key.as_deref().and_then(|key| locate::line_of(text, key));
+    let origin = match line {
+        Some(line) => format!("{origin}, line {line}"),
+        None => origin.to_string(),
+    };
+    let reason = match key {
+        Some(key) => format!("`{key}`: {}", error.message()),
+        None => described,
+    };
+    ConfigError::Invalid { origin, reason }
 }
 
 fn merge(into: &mut toml::Table, from: toml::Table) {

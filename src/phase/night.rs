@@ -112,7 +112,6 @@ fn begin(
     let human = context.suite.is_some() || settings.heldout.suite.is_some();
     let share = if human { 0.0 } else { settings.heldout.documents };
     ingest::ingest(archive, &context.sources, share, settings.seed)?;
-    ingest::sync(archive, share, settings.seed)?;
     if archive.passages()?.is_empty() {
         anyhow::bail!("the corpus is empty: add documents with `nightschool corpus add PATH`");
     }

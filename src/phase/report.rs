@@ -212,14 +212,10 @@ impl Report {
         let _ = write!(
             text,
             "\n\n{verdict}: {}\nLive now: {live} (tonight's candidate: {candidate})\n\
-             Everything is in {}; the night took {:.1} minutes.\n\n\
-             Next:\n  nightschool --home {home} task list --origin model\n  \
-             nightschool --home {home} task show ID\n  nightschool --home {home} model list\n  \
-             nightschool --home {home} status\n",
+             Everything is in {}; the night took {:.1} minutes.\n",
             self.reason,
             self.home,
             self.seconds / 60.0,
-            home = self.home,
         );
         text
     }

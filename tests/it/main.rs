@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod archive;
+mod bad_input;
 mod bundled_corpus;
+mod cli;
 mod corpus;
 mod durable;
 mod fetch;
 mod fetch_hub;
+mod ingest;
 mod retrieval;
 mod tokenizer;

@@ -1,0 +1,139 @@
+//! How the program ends: one table from what went wrong to the exit status, and one message.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::archive::ArchiveError;
+use crate::config::ConfigError;
+use crate::durable::DurableError;
+use crate::inference::GenerateError;
+use crate::model::fetch::FetchError;
+
+/// Exit statuses; the same table is in `--help` and in docs/cli-json.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; also when whoever read the output closed the pipe.
+    Ok,
+    /// The operation failed.
+    Failed,
+    /// The command line makes no sense.
+    Usage,
+    /// Nothing has the id or name that was given, or the home has no archive.
+    NoSuchObject,
+    /// Another process uses the home; safe to try again.
+    Busy,
+    /// The settings were refused.
+    Config,
+    /// Stopped by Ctrl-C or a signal; the same command continues.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number given to the system; 75 and 78 are those of sysexits.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NoSuchObject => 3,
+            Self::Busy => 75,
+            Self::Config => 78,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// The command line asks for something that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Nothing has the name that was given.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoSuchObject(pub String);
+
+/// Standard output could not be written to.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+pub struct OutputError(#[from] pub std::io::Error);
+
+/// The exit status for an error: the first of its causes that has one of its own decides.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(exit_of_cause).unwrap_or(Exit::Failed)
+}
+
+fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if cause.is::<UsageError>() {
+        return Some(Exit::Usage);
+    }
+    if cause.is::<NoSuchObject>() {
+        return Some(Exit::NoSuchObject);
+    }
+    if cause.is::<ConfigError>() {
+        return Some(Exit::Config);
+    }
+    if let Some(OutputError(error)) = cause.downcast_ref() {
+        return (error.kind() == std::io::ErrorKind::BrokenPipe).then_some(Exit::Ok);
+    }
+    if let Some(DurableError::Busy { .. }) = cause.downcast_ref() {
+        return Some(Exit::Busy);
+    }
+    if let Some(GenerateError::Interrupted) = cause.downcast_ref() {
+        return Some(Exit::Interrupted);
+    }
+    match cause.downcast_ref::<ArchiveError>()? {
+        ArchiveError::NotFound { .. } | ArchiveError::Missing { .. } => Some(Exit::NoSuchObject),
+        ArchiveError::Ambiguous { .. } => Some(Exit::Usage),
+        ArchiveError::Busy { .. } | ArchiveError::Copy(DurableError::Busy { .. }) => {
+            Some(Exit::Busy)
+        }
+        _ => None,
+    }
+}
+
+/// The message for a person: what failed and why, each cause once, then what to do.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Many messages already hold their cause.
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    match error.chain().find_map(advice) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+/// What to do about an error whose own message cannot know.
+fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(GenerateError::Interrupted) = cause.downcast_ref() {
+        return Some("the same command goes on from there");
+    }
+    match cause.downcast_ref::<FetchError>()? {
+        FetchError::NotFound { .. } | FetchError::Incomplete { .. } => {
+            Some("check --model or `model` in nightschool.toml")
+        }
+        FetchError::Damaged { .. } => Some("if it is a file of your own, replace it"),
+        _ => None,
+    }
+}
+
+/// Tells the person what went wrong, if anything did, and says how to exit.
+pub(super) fn report(error: &anyhow::Error) -> Exit {
+    let exit = exit_of(error);
+    if exit != Exit::Ok {
+        // Nothing is left to tell a person whose stderr is closed too.
+        let _ = writeln!(anstream::stderr(), "\x1b[1;31merror\x1b[0m: {}", message(error));
+    }
+    exit
+}

@@ -1,0 +1,137 @@
+//! The command line: nouns, then verbs. Data go to standard output, everything else to stderr.
+
+mod bench;
+mod corpus;
+mod demo;
+pub mod errors;
+mod eval;
+mod init;
+mod interrupt;
+mod logging;
+mod model;
+mod night;
+mod output;
+mod places;
+mod status;
+mod task;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+
+use self::errors::Exit;
+use self::output::Output;
+
+/// Teaches a small language model from a folder of documents, overnight, without labels.
+#[derive(Debug, Parser)]
+#[command(name = "nightschool", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  nightschool demo                     one short night on the bundled corpus
+  nightschool init                     settings for your own documents
+  nightschool corpus add ~/documents   .md, .txt, .rst, .html and .jsonl files
+  nightschool night --now              teach the model from them
+  nightschool status                   what there is and what to do next
+
+Environment:
+  NIGHTSCHOOL_HOME   where everything learnt is kept; else $STATE_DIRECTORY, else
+                     $XDG_STATE_HOME/nightschool, else ~/.local/state/nightschool
+  NIGHTSCHOOL_CACHE  where models are kept; else $XDG_CACHE_HOME/nightschool,
+                     else ~/.cache/nightschool
+  NIGHTSCHOOL_LOG    what to log, such as `debug` or `nightschool::phase=trace`
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such object, 75 in use by another process
+(try again), 78 bad settings, 130 stopped by Ctrl-C.";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// Folder of archive, adapters and settings (default: $NIGHTSCHOOL_HOME; see below)
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Override a setting; may be given more than once
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Log more
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// What to log, such as `debug` or `nightschool::phase=trace`
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one short night on the bundled corpus with the default model
+    Demo(demo::DemoArgs),
+    /// Teach the model from the documents that were added
+    Night(night::NightArgs),
+    /// Write commented settings for documents of your own
+    Init(init::InitArgs),
+    /// Add documents and search in them
+    #[command(subcommand)]
+    Corpus(corpus::CorpusCommand),
+    /// Fetch models and list what there is
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Look at the questions that were made
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// What there is, how the last night went, what to do next
+    Status(status::StatusArgs),
+    /// Measure a model, with or without an adapter, on a file of questions
+    Eval(eval::EvalCliArgs),
+    /// Measure parts of the program
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+}
+
+/// Asks for JSON in place of a table.
+#[derive(Debug, Clone, Copy, Args)]
+struct Json {
+    /// Print JSON; its shapes are described in docs/cli-json.md
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the program on its command line and says how it ended.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help is no error: it goes to standard output, with status 0. A closed pipe is fine.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    let outcome = logging::start(&cli.global).and_then(|()| run(cli));
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => errors::report(&error).into(),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Demo(args) => demo::run(global, &args),
+        Command::Night(args) => night::run(global, &args),
+        Command::Init(args) => init::run(global, &args),
+        Command::Corpus(command) => corpus::run(global, &command),
+        Command::Model(command) => model::run(global, &command),
+        Command::Task(command) => task::run(global, &command),
+        Command::Status(args) => status::run(global, &args),
+        Command::Eval(args) => eval::run(global, &args),
+        Command::Bench(command) => bench::run(&command),
+    }
+}

@@ -1,0 +1,139 @@
+//! `nightschool model`: fetch base models, list them and the versions that nights made.
+
+use std::path::Path;
+
+use clap::Args;
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Global;
+use super::Json;
+use super::Output;
+use super::output::or_dash;
+use super::output::table;
+use super::places;
+use crate::archive::ArchiveError;
+use crate::archive::ArchiveReader;
+use crate::archive::ModelVersion;
+use crate::model::fetch;
+use crate::model::fetch::BUILTINS;
+use crate::model::fetch::Layout;
+use crate::model::fetch::ModelSpec;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ModelCommand {
+    /// Fetch a model into the cache and check it
+    Fetch(FetchArgs),
+    /// List the models that can be fetched by name and the versions of this home
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FetchArgs {
+    /// A built-in name (smollm2-135m) or a hub id OWNER/NAME[@REVISION]; a folder or a .gguf file
+    /// is only checked
+    model: String,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    json: Json,
+}
+
+/// A version as listed.
+#[derive(Debug, Serialize)]
+struct Listed {
+    live: bool,
+    #[serde(flatten)]
+    version: ModelVersion,
+    created_at: jiff::Timestamp,
+}
+
+pub(super) fn run(global: &Global, command: &ModelCommand) -> anyhow::Result<()> {
+    match command {
+        ModelCommand::Fetch(args) => fetch_model(args),
+        ModelCommand::List(args) => list(global, args),
+    }
+}
+
+fn fetch_model(args: &FetchArgs) -> anyhow::Result<()> {
+    let spec: ModelSpec = args.model.parse()?;
+    let files = fetch::resolve(&spec, &places::cache()?)?;
+    fetch::verify(&files)?;
+    let path = match &files.layout {
+        Layout::Gguf { path } => path,
+        Layout::Folder { dir } => dir,
+    };
+    let value = json!({ "name": files.name, "path": path, "sha256": files.sha256 });
+    Output::new(args.json.json).show(&value, || {
+        format!("{} is whole at {}\nsha256 {}", files.name, path.display(), files.sha256)
+    })
+}
+
+fn list(global: &Global, args: &ListArgs) -> anyhow::Result<()> {
+    let cache = places::cache()?;
+    let home = places::home(global)?;
+    let versions = match ArchiveReader::open(&home.archive()) {
+        Ok(archive) => versions(&archive)?,
+        // A home that has not been used has no versions; what can be fetched is still listed.
+        Err(ArchiveError::Missing { .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let builtins: Vec<(&str, u64, bool)> = BUILTINS
+        .iter()
+        .map(|builtin| {
+            let fetched = is_fetched(&cache, builtin.name);
+            (builtin.name, builtin.bytes, fetched)
+        })
+        .collect();
+    let value = json!({
+        "builtin": builtins.iter().map(|(name, bytes, fetched)| json!({
+            "name": name, "bytes": bytes, "fetched": fetched,
+        })).collect::<Vec<_>>(),
+        "versions": versions,
+    });
+    Output::new(args.json.json).show(&value, || {
+        let rows = builtins.iter().map(|(name, bytes, fetched)| {
+            let size = format!("{} MB", bytes / 1_000_000);
+            vec![(*name).to_string(), size, if *fetched { "yes" } else { "no" }.to_string()]
+        });
+        let mut text = table(&["model", "size", "fetched"], rows);
+        if versions.is_empty() {
+            return text + &format!("\n\nNo versions in {} yet.", home.dir().display());
+        }
+        let rows = versions.iter().map(|listed| {
+            let version = &listed.version;
+            vec![
+                if listed.live { "live" } else { "" }.to_string(),
+                version.id.clone(),
+                version.kind.as_str().to_string(),
+                or_dash(version.parent.clone()),
+                or_dash(version.night),
+                version.note.clone(),
+                version.path.clone(),
+            ]
+        });
+        let header = ["", "version", "kind", "from", "night", "note", "files"];
+        text += &format!("\n\n{}", table(&header, rows));
+        text
+    })
+}
+
+fn versions(archive: &ArchiveReader) -> Result<Vec<Listed>, ArchiveError> {
+    let live = archive.live_model()?.map(|version| version.id);
+    let listed = archive.model_versions()?.into_iter().map(|(version, created_at)| Listed {
+        live: live.as_ref() == Some(&version.id),
+        version,
+        created_at,
+    });
+    Ok(listed.collect())
+}
+
+/// Whether the folder that a fetch renames into place last is there.
+fn is_fetched(cache: &Path, name: &str) -> bool {
+    cache.join("models").join(name).is_dir()
+}

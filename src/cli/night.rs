@@ -1,0 +1,82 @@
+//! `nightschool night --now`: one night on the documents of a home.
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::Global;
+use super::Json;
+use super::Output;
+use super::errors::UsageError;
+use super::interrupt;
+use super::places;
+use crate::archive::ArchiveError;
+use crate::archive::ArchiveReader;
+use crate::clock::SystemClock;
+use crate::phase::home::Home;
+use crate::phase::ingest;
+use crate::phase::night;
+use crate::phase::night::NightContext;
+use crate::phase::night::SuiteSource;
+
+#[derive(Debug, Args)]
+pub(super) struct NightArgs {
+    /// Begin at once, or continue the night that was interrupted
+    #[arg(long)]
+    now: bool,
+    /// A built-in name, a folder, a .gguf file or a hub id in place of the one in the settings
+    #[arg(long)]
+    model: Option<String>,
+    /// Seed of every random draw
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    json: Json,
+}
+
+pub(super) fn run(global: &Global, args: &NightArgs) -> anyhow::Result<()> {
+    if !args.now {
+        let message = "a night begins with `nightschool night --now`; nights at set times come \
+                       with the daemon, which this version does not have";
+        return Err(UsageError(message.to_string()).into());
+    }
+    let home = places::home(global)?;
+    let mut flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
+    flags.extend(args.seed.map(|seed| format!("seed={seed}")));
+    let settings = places::settings(global, &home, &[], &flags)?;
+    require_corpus(&home)?;
+    let suite = places::own_suite(&settings, &home).map(|questions| {
+        let stem = questions.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        SuiteSource { name: stem.unwrap_or_else(|| "own".to_string()), questions }
+    });
+    let context = NightContext {
+        cache: places::cache()?,
+        sources: Vec::new(),
+        suite,
+        interrupt: interrupt::install()?,
+        clock: Arc::new(SystemClock),
+    };
+    let report = night::run(&home, &settings, &context)?;
+    Output::new(args.json.json).show(&report, || report.render())
+}
+
+/// Fails, before anything is fetched or made, when there is nothing to learn from.
+fn require_corpus(home: &Home) -> anyhow::Result<()> {
+    let add = places::command_for(home, "corpus add DIR");
+    let empty = || {
+        anyhow::anyhow!(
+            "{} has no documents to learn from; add some with `{add}`",
+            home.dir().display()
+        )
+    };
+    match ArchiveReader::open(&home.archive()) {
+        Ok(archive) if ingest::roots(&archive)?.is_empty() && archive.passages()?.is_empty() => {
+            Err(empty())
+        }
+        Ok(_) => Ok(()),
+        Err(ArchiveError::Missing { .. }) => Err(empty()),
+        // The night itself brings it up to date.
+        Err(ArchiveError::Older { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

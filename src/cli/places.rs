@@ -1,0 +1,109 @@
+//! Where things lie: the home, the model cache, the settings.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use super::Global;
+use super::errors::UsageError;
+use crate::config;
+use crate::config::Settings;
+use crate::phase::home::Home;
+
+/// A variable of the environment that is set and not empty.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The home without `--home`.
+fn default_home() -> Result<PathBuf, UsageError> {
+    if let Some(home) = variable("NIGHTSCHOOL_HOME") {
+        return Ok(home);
+    }
+    if let Some(directories) = variable("STATE_DIRECTORY") {
+        // systemd lists several with colons between; the first is the service's own.
+        let text = directories.to_string_lossy();
+        return Ok(PathBuf::from(text.split(':').next().unwrap_or_default()));
+    }
+    under_xdg("XDG_STATE_HOME", ".local/state", "--home DIR")
+}
+
+/// The folder of downloaded models.
+pub(super) fn cache() -> Result<PathBuf, UsageError> {
+    match variable("NIGHTSCHOOL_CACHE") {
+        Some(cache) => Ok(cache),
+        None => under_xdg("XDG_CACHE_HOME", ".cache", "NIGHTSCHOOL_CACHE=DIR"),
+    }
+}
+
+fn under_xdg(name: &str, below_home: &str, instead: &str) -> Result<PathBuf, UsageError> {
+    // The standard says that relative paths in these variables are to be ignored.
+    let base = variable(name).filter(|path| path.is_absolute());
+    let base = base.or_else(|| Some(variable("HOME")?.join(below_home)));
+    let message = || UsageError(format!("neither {name} nor HOME is set; give {instead}"));
+    Ok(base.ok_or_else(message)?.join("nightschool"))
+}
+
+/// The home that commands work on.
+pub(super) fn home(global: &Global) -> Result<Home, UsageError> {
+    match &global.home {
+        Some(dir) => Ok(Home::at(dir)),
+        None => default_home().map(Home::at),
+    }
+}
+
+/// The home of the demo: apart from the person's own documents unless `--home` says otherwise.
+pub(super) fn demo_home(global: &Global) -> Result<Home, UsageError> {
+    match &global.home {
+        Some(dir) => Ok(Home::at(dir)),
+        None => Ok(Home::at(default_home()?.join("demo"))),
+    }
+}
+
+/// A command line that works on this home, to suggest to the person.
+pub(super) fn command_for(home: &Home, command: &str) -> String {
+    if default_home().is_ok_and(|default| default == home.dir()) {
+        return format!("nightschool {command}");
+    }
+    format!("nightschool --home {} {command}", quoted(home.dir()))
+}
+
+/// The path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=~".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// The settings of a home: defaults, `layers`, the home's file, `--set`, then `flags`, as
+/// `key=value`.
+///
+/// # Errors
+/// [`config::ConfigError`] when one of them is refused.
+pub(super) fn settings(
+    global: &Global,
+    home: &Home,
+    layers: &[(&str, &str)],
+    flags: &[String],
+) -> anyhow::Result<Settings> {
+    let file = home.config();
+    let origin = file.display().to_string();
+    let text = if file.exists() { config::read_layer(&file)? } else { String::new() };
+    let mut all = layers.to_vec();
+    all.push((&origin, &text));
+    let mut set = global.set.clone();
+    set.extend_from_slice(flags);
+    Ok(config::load(&all, &set)?)
+}
+
+/// `--model` as a setting.
+pub(super) fn model_flag(model: Option<&String>) -> Option<String> {
+    // Quoted, so that a name that looks like a number stays a name.
+    model.map(|model| format!("model={}", toml::Value::from(model.as_str())))
+}
+
+/// The person's own questions that the settings name; relative paths start from the home.
+pub(super) fn own_suite(settings: &Settings, home: &Home) -> Option<PathBuf> {
+    let path = settings.heldout.suite.as_ref()?;
+    let in_home = home.dir().join(path);
+    Some(if in_home.exists() { in_home } else { path.clone() })
+}

@@ -1,0 +1,194 @@
+//! `nightschool status`: what a home holds, how its last night went, what to do next.
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Global;
+use super::Json;
+use super::Output;
+use super::output::or_dash;
+use super::output::table;
+use super::places;
+use crate::archive::ArchiveError;
+use crate::archive::ArchiveReader;
+use crate::archive::FileState;
+use crate::archive::ModelVersion;
+use crate::archive::Night;
+use crate::archive::NightState;
+use crate::archive::TaskGroup;
+use crate::durable::DurableError;
+use crate::durable::HomeLock;
+use crate::phase::home::Home;
+use crate::task::Split;
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    json: Json,
+}
+
+/// What a home holds.
+#[derive(Debug, Default, Serialize)]
+struct Status {
+    home: String,
+    /// Its settings file, if there is one.
+    config: Option<String>,
+    /// Whether another process is at work in it.
+    busy: bool,
+    /// That process, where it is known.
+    pid: Option<u32>,
+    corpus: CorpusStatus,
+    tasks: Vec<TaskGroup>,
+    live_model: Option<ModelVersion>,
+    nights: usize,
+    last_night: Option<NightStatus>,
+    unfinished_night: Option<NightStatus>,
+    /// Commands that make sense now.
+    next: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct CorpusStatus {
+    files: usize,
+    skipped: usize,
+    documents: usize,
+    heldout_documents: usize,
+    passages: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct NightStatus {
+    number: u32,
+    started_at: Timestamp,
+    finished_at: Option<Timestamp>,
+    promoted: Option<bool>,
+    reason: Option<String>,
+}
+
+pub(super) fn run(global: &Global, args: &StatusArgs) -> anyhow::Result<()> {
+    let home = places::home(global)?;
+    let status = status_of(&home)?;
+    Output::new(args.json.json).show(&status, || rendered(&status))
+}
+
+fn status_of(home: &Home) -> anyhow::Result<Status> {
+    let config = home.config();
+    let mut status = Status {
+        home: home.dir().display().to_string(),
+        config: config.exists().then(|| config.display().to_string()),
+        ..Status::default()
+    };
+    match ArchiveReader::open(&home.archive()) {
+        Ok(archive) => look_into(&archive, home, &mut status)?,
+        // A home that has not been used is a fact, not a failure.
+        Err(ArchiveError::Missing { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    status.next = next_commands(home, &status);
+    Ok(status)
+}
+
+fn look_into(archive: &ArchiveReader, home: &Home, status: &mut Status) -> anyhow::Result<()> {
+    if let Err(DurableError::Busy { pid, .. }) = HomeLock::acquire(home.dir()) {
+        (status.busy, status.pid) = (true, pid);
+    }
+    let files = archive.source_files()?;
+    let in_state = |state| files.iter().filter(|file| file.state == state).count();
+    let documents = archive.documents()?;
+    let present = documents.iter().filter(|document| !document.retired);
+    status.corpus = CorpusStatus {
+        files: in_state(FileState::Read),
+        skipped: in_state(FileState::Skipped),
+        documents: present.clone().count(),
+        heldout_documents: present.filter(|document| document.split == Split::Heldout).count(),
+        passages: archive.passages()?.len(),
+    };
+    status.tasks = archive.task_stats()?;
+    status.live_model = archive.live_model()?;
+    let nights = archive.nights()?;
+    status.nights = nights.len();
+    let promotions = archive.promotions()?;
+    let describe = |night: &Night| {
+        let promotion = promotions.iter().find(|promotion| promotion.night == night.number);
+        NightStatus {
+            number: night.number,
+            started_at: night.started_at,
+            finished_at: night.finished_at,
+            promoted: promotion.map(|promotion| promotion.promoted),
+            reason: promotion.map(|promotion| promotion.reason.clone()),
+        }
+    };
+    let last_in = |state| nights.iter().rev().find(|night| night.state == state);
+    status.last_night = last_in(NightState::Finished).map(describe);
+    status.unfinished_night = last_in(NightState::Running).map(describe);
+    Ok(())
+}
+
+fn next_commands(home: &Home, status: &Status) -> Vec<String> {
+    let command = |command: &str| places::command_for(home, command);
+    if status.corpus.passages == 0 {
+        let first = (status.config.is_none()).then(|| command("init"));
+        return first.into_iter().chain([command("corpus add DIR")]).collect();
+    }
+    let mut next = Vec::new();
+    if !status.busy {
+        next.push(command("night --now"));
+    }
+    if !status.tasks.is_empty() {
+        next.push(command("task list"));
+        next.push(command("task stats"));
+        next.push(command("model list"));
+    }
+    next.push(command("corpus search \"…\""));
+    next
+}
+
+fn rendered(status: &Status) -> String {
+    let corpus = &status.corpus;
+    let sum = |count: fn(&TaskGroup) -> u64| status.tasks.iter().map(count).sum::<u64>();
+    let busy = match (status.busy, status.pid) {
+        (true, Some(pid)) => format!("{} (in use by process {pid})", status.home),
+        (true, None) => format!("{} (in use)", status.home),
+        (false, _) => status.home.clone(),
+    };
+    let night = |night: &NightStatus| {
+        let outcome = match (night.promoted, &night.reason) {
+            (Some(true), Some(reason)) => format!(": promoted, {reason}"),
+            (Some(false), Some(reason)) => format!(": kept the old model, {reason}"),
+            _ => String::new(),
+        };
+        format!("{}, begun {:.0}{outcome}", night.number, night.started_at)
+    };
+    let rows = [
+        ("Home", busy),
+        ("Settings", status.config.clone().unwrap_or_else(|| "defaults (no file)".to_string())),
+        (
+            "Corpus",
+            format!(
+                "{} files ({} left out), {} documents ({} held out), {} passages",
+                corpus.files,
+                corpus.skipped,
+                corpus.documents,
+                corpus.heldout_documents,
+                corpus.passages
+            ),
+        ),
+        (
+            "Tasks",
+            format!(
+                "{} active, {} retired; {} of {} attempts solved",
+                sum(|group| group.active),
+                sum(|group| group.retired),
+                sum(|group| group.solved),
+                sum(|group| group.attempts)
+            ),
+        ),
+        ("Live model", or_dash(status.live_model.as_ref().map(|version| version.id.clone()))),
+        ("Last night", or_dash(status.last_night.as_ref().map(night))),
+        ("Unfinished", or_dash(status.unfinished_night.as_ref().map(night))),
+    ];
+    let rows = rows.into_iter().map(|(name, value)| vec![name.to_string(), value]);
+    let next: Vec<String> = status.next.iter().map(|command| format!("  {command}")).collect();
+    format!("{}\n\nNext:\n{}", table(&[], rows), next.join("\n"))
+}

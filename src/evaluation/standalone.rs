@@ -1,0 +1,216 @@
+//! `nightschool eval`: a model, a corpus and a file of questions, without a home.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::Metrics;
+use super::Question;
+use super::answer_all;
+use super::metrics;
+use crate::corpus;
+use crate::inference::Engine;
+use crate::inference::GenerateError;
+use crate::model::Model;
+use crate::model::fetch;
+use crate::model::fetch::ModelSpec;
+use crate::model::lora::Adapter;
+use crate::progress::Progress;
+use crate::protocol::Prompts;
+use crate::protocol::Reader;
+use crate::retrieval::LexicalIndex;
+use crate::retrieval::Retriever;
+use crate::task::Passage;
+
+/// Questions per batch of the engine.
+const BATCH: usize = 20;
+/// Resamples of the intervals.
+const RESAMPLES: usize = 10_000;
+
+/// What to evaluate, and on what.
+#[derive(Debug, Clone)]
+pub struct EvalArgs {
+    /// The base model.
+    pub model: String,
+    /// Where models are kept.
+    pub cache: PathBuf,
+    /// Files and folders to search in.
+    pub corpus: Vec<PathBuf>,
+    /// JSONL: {id, question, answers[]}.
+    pub questions: PathBuf,
+    /// A PEFT folder; none for the base model.
+    pub adapter: Option<PathBuf>,
+    /// Ask without documents.
+    pub closed_book: bool,
+    /// Prompt; by default the best one for what is evaluated.
+    pub prompt: Option<String>,
+    /// Passages per question.
+    pub passages: usize,
+    /// Longest answer, in tokens.
+    pub max_tokens: usize,
+    /// Set to stop at the next opportunity.
+    pub interrupt: Arc<AtomicBool>,
+}
+
+/// The result, and how it was obtained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// Version of this shape.
+    pub schema_version: u32,
+    /// Means and intervals.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Name of the prompt.
+    pub prompt: String,
+    /// The adapter's folder, if there was one.
+    pub adapter: Option<PathBuf>,
+}
+
+impl EvalReport {
+    /// The report for people.
+    pub fn render(&self) -> String {
+        let m = &self.metrics;
+        format!(
+            "{} questions, prompt `{}`\nEM {:.1} ({:.1}–{:.1})   F1 {:.1} ({:.1}–{:.1})   95 % \
+             intervals\nright answer among the passages: {:.1} %\n{} tokens, {:.0} s\n",
+            m.n,
+            self.prompt,
+            m.em * 100.0,
+            m.em_ci.0 * 100.0,
+            m.em_ci.1 * 100.0,
+            m.f1 * 100.0,
+            m.f1_ci.0 * 100.0,
+            m.f1_ci.1 * 100.0,
+            m.answer_in_retrieved * 100.0,
+            m.tokens,
+            m.seconds,
+        )
+    }
+}
+
+/// Evaluates.
+///
+/// # Errors
+/// When the questions, the corpus, the model or the adapter cannot be read, or the user stops it.
+pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
+    let mut questions = read_questions(&args.questions)?;
+    let index = match args.closed_book {
+        true => None,
+        false => Some(index(&args.corpus, &mut questions)?),
+    };
+    let spec: ModelSpec = args.model.parse()?;
+    let model = Arc::new(Model::load(&fetch::resolve(&spec, &args.cache)?)?);
+    let config = model.decoder.config().clone();
+    let adapter = args.adapter.as_ref().map(|dir| Adapter::load(dir, &config)).transpose()?;
+    let prompt = args.prompt.clone().unwrap_or_else(|| {
+        let best = match (args.closed_book, &adapter) {
+            (true, _) => "closed_book",
+            (false, Some(_)) => "bare",
+            (false, None) => "few_shot",
+        };
+        best.to_string()
+    });
+    let engine = Engine::new(model.clone(), adapter.as_ref(), "eval", args.interrupt.clone())?;
+    let prompts = Prompts::built_in()?;
+    let reader = Reader {
+        prompts: &prompts,
+        prompt: &prompt,
+        tokenizer: &model.tokenizer,
+        max_tokens: args.max_tokens,
+    };
+    let start = Instant::now();
+    let progress = Progress::start("evaluation", questions.len() as u64);
+    let mut answered = Vec::with_capacity(questions.len());
+    for chunk in questions.chunks(BATCH) {
+        if args.interrupt.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(GenerateError::Interrupted.into());
+        }
+        let retriever = index.as_ref().map(|index| index as &dyn Retriever);
+        answered.extend(answer_all(chunk, &engine, retriever, &reader, args.passages)?);
+        progress.advance(chunk.len() as u64);
+    }
+    let metrics = metrics(&answered, RESAMPLES, 0, start.elapsed().as_secs_f64());
+    Ok(EvalReport { schema_version: 1, metrics, prompt, adapter: args.adapter.clone() })
+}
+
+/// Reads and indexes the corpus. Questions that name their supporting records get the records'
+/// titles as their documents, so that intervals are resampled by article.
+fn index(paths: &[PathBuf], questions: &mut [Question]) -> anyhow::Result<LexicalIndex> {
+    let reading = corpus::read_paths(paths, &HashMap::new(), &|_, _| {})?;
+    for skipped in &reading.skipped {
+        tracing::warn!(path = skipped.path, detail = skipped.detail, "left out of the corpus");
+    }
+    let titles: HashMap<&str, &str> = reading
+        .documents
+        .iter()
+        .filter_map(|d| Some((d.record_id.as_deref()?, d.title.as_str())))
+        .collect();
+    for question in questions {
+        if let Some(title) = titles.get(question.source_document.as_str()) {
+            question.source_document = (*title).to_string();
+        }
+    }
+    let mut passages: Vec<Passage> = reading.documents.iter().flat_map(corpus::split).collect();
+    corpus::passages::drop_duplicates(&mut passages, &HashSet::new());
+    if passages.is_empty() {
+        anyhow::bail!("the corpus is empty: none of the files given holds readable text");
+    }
+    Ok(LexicalIndex::in_memory(passages)?)
+}
+
+#[derive(Deserialize)]
+struct Line {
+    id: String,
+    question: String,
+    answers: Vec<String>,
+    title: Option<String>,
+    #[serde(default)]
+    supporting: Vec<String>,
+}
+
+/// Reads a JSONL file of questions, {id, question, answers[]} a line; a `title` or the first of
+/// `supporting`, if there, tells which document a question is about.
+///
+/// # Errors
+/// When the file cannot be read, a line is not such an object, an answer is missing, or an id
+/// occurs twice; the file and line are named.
+pub fn read_questions(path: &Path) -> anyhow::Result<Vec<Question>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the questions {}", path.display()))?;
+    let mut questions = Vec::new();
+    let mut seen = HashSet::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = || format!("{}, line {}", path.display(), index + 1);
+        let line: Line = serde_json::from_str(line).with_context(|| {
+            format!("{}: expected {{\"id\", \"question\", \"answers\": [...]}}", place())
+        })?;
+        if line.question.trim().is_empty() || line.answers.iter().all(|a| a.trim().is_empty()) {
+            anyhow::bail!("{}: a question needs text and at least one answer", place());
+        }
+        if !seen.insert(line.id.clone()) {
+            anyhow::bail!("{}: the id `{}` occurs twice", place(), line.id);
+        }
+        let source_document = line
+            .title
+            .or_else(|| line.supporting.into_iter().next())
+            .unwrap_or_else(|| line.id.clone());
+        questions.push(Question {
+            id: line.id,
+            question: line.question,
+            answers: line.answers,
+            source_document,
+        });
+    }
+    if questions.is_empty() {
+        anyhow::bail!("{} holds no question", path.display());
+    }
+    Ok(questions)
+}

@@ -1,0 +1,146 @@
+//! Looking at a home in which a night has played.
+
+use std::sync::Arc;
+
+use nightschool::archive::Archive;
+use nightschool::archive::GatedDraft;
+use nightschool::archive::ModelKind;
+use nightschool::archive::ModelVersion;
+use nightschool::archive::Unit;
+use nightschool::clock::SystemClock;
+use nightschool::rollout::Owner;
+use nightschool::rollout::Rollout;
+use nightschool::rollout::Score;
+use nightschool::rollout::Step;
+use nightschool::rollout::StopReason;
+use nightschool::task::AnswerKind;
+use nightschool::task::Draft;
+use nightschool::task::Origin;
+use nightschool::task::Rejection;
+use nightschool::task::Seed;
+use nightschool::task::Split;
+use nightschool::task::Task;
+use nightschool::task::Verdict;
+use serde_json::json;
+
+use super::Desk;
+use super::with_corpus;
+
+/// A draft on the first passage of the corpus; a task if nothing turned it away.
+fn gated(archive: &Archive, origin: Origin, id: &str, rejection: Option<Rejection>) -> GatedDraft {
+    let passage = archive.passages().unwrap().remove(0);
+    let by_model = origin == Origin::Model;
+    let question = "Who patented the separate condenser\u{1b}[31m?".to_string();
+    let (answer, kind) = ("James Watt".to_string(), AnswerKind::Name);
+    let draft = Draft {
+        id: id.to_string(),
+        origin,
+        seed: Seed { answer: answer.clone(), kind, path: vec![passage.id.clone()] },
+        question: Some(question.clone()),
+        transcript: by_model.then(|| format!("Question: {question}")),
+        model_version: if by_model { "base" } else { "code" }.to_string(),
+    };
+    let verdict =
+        Verdict { check: "leak".into(), rejection, required: true, evidence: json!({ "f1": 0.5 }) };
+    let task = rejection.is_none().then(|| Task {
+        id: id.to_string(),
+        origin,
+        question,
+        answer,
+        kind,
+        evidence: vec![passage.id],
+        split: Split::Train,
+        night: 1,
+    });
+    GatedDraft { draft, verdicts: vec![verdict], task, parents: Vec::new() }
+}
+
+/// A desk whose first night is under way: two tasks, one of them tried.
+fn after_play() -> Desk {
+    let desk = with_corpus();
+    let archive = Archive::open(&desk.home().archive(), Arc::new(SystemClock)).unwrap();
+    let base = ModelVersion {
+        id: "base".into(),
+        parent: None,
+        kind: ModelKind::Base,
+        path: "model.gguf".into(),
+        content_hash: "00".into(),
+        night: None,
+        note: "as fetched".into(),
+    };
+    archive.put_model_version(&base).unwrap();
+    archive.set_live_model("base").unwrap();
+    archive.begin_night(1, &json!({})).unwrap();
+    let drafts = [
+        gated(&archive, Origin::Code, "aa11", None),
+        gated(&archive, Origin::Model, "aa22", Some(Rejection::Leak)),
+        gated(&archive, Origin::Model, "ab33", None),
+    ];
+    archive.record_drafts(&Unit { night: 1, phase: "propose", key: "0" }, &drafts).unwrap();
+    let rollout = Rollout {
+        id: "r1".into(),
+        task_id: "ab33".into(),
+        index: 0,
+        model_version: "base".into(),
+        steps: vec![
+            Step { owner: Owner::Tool, tokens: vec![7; 40], logprobs: Vec::new() },
+            Step { owner: Owner::Model, tokens: vec![1, 2], logprobs: vec![-0.5, -0.25] },
+        ],
+        queries: vec!["separate condenser".into()],
+        retrieved: Vec::new(),
+        answer: Some("Watt".into()),
+        stop: StopReason::StopString,
+    };
+    let score = Score { exact_match: 0.0, f1: 0.75, reward: 0.75 };
+    let unit = Unit { night: 1, phase: "rollouts", key: "0" };
+    archive.record_rollouts(&unit, 0, &[(rollout, score)]).unwrap();
+    desk
+}
+
+#[test]
+fn tasks_are_listed_and_shown_by_the_beginning_of_their_id() {
+    let desk = after_play();
+    insta::assert_snapshot!(desk.out(&["task", "list"]));
+    let only = ["--origin", "model", "--split", "train", "--night", "1", "--json"];
+    assert_shape!(desk.out(&[&["task", "list"][..], &only].concat()));
+    assert_eq!(desk.out(&["task", "list", "--night", "2"]), "No such tasks.\n");
+    assert!(desk.out(&["task", "list", "--limit", "1"]).ends_with("1 of 2; --limit 0 lists all\n"));
+
+    assert_shape!(desk.out(&["task", "show", "ab"]));
+    assert_shape!(desk.out(&["task", "show", "ab33", "--json"]));
+    let with_tokens = desk.json(&["task", "show", "ab33", "--tokens"]);
+    assert_eq!(with_tokens["rollouts"][0]["steps"][1]["tokens"], json!([1, 2]));
+    insta::assert_snapshot!(
+        desk.error(3, &["task", "show", "zz"]),
+        @r#"error: the archive has no task "zz""#
+    );
+    insta::assert_snapshot!(
+        desk.error(2, &["task", "show", "a"]),
+        @r#"error: 2 tasks have an id that begins with "a"; give more of it"#
+    );
+}
+
+#[test]
+fn totals_versions_and_the_unfinished_night_are_shown() {
+    let desk = after_play();
+    insta::assert_snapshot!(desk.out(&["task", "stats"]));
+    assert_shape!(desk.out(&["task", "stats", "--json"]));
+    assert_shape!(desk.out(&["model", "list", "--json"]));
+    let status = desk.json(&["status"]);
+    assert_eq!(status["live_model"]["id"], "base");
+    assert_eq!(status["unfinished_night"]["number"], 1);
+    assert!(status["last_night"].is_null());
+}
+
+#[test]
+fn model_versions_are_found_for_an_evaluation() {
+    let desk = after_play();
+    let questions = "{\"id\": \"1\", \"question\": \"Who?\", \"answers\": [\"Watt\"]}\n";
+    desk.write("questions.jsonl", questions);
+    let eval = ["eval", "--closed-book", "--questions", "questions.jsonl", "--adapter"];
+    let error = desk.error(3, &[&eval[..], &["nosuch"]].concat());
+    assert!(
+        error.contains("no adapter folder or model version \"nosuch\" in DESK/home"),
+        "{error}"
+    );
+}
