@@ -8,8 +8,7 @@ use std::collections::HashMap;
 /// assert_eq!(nightschool::answer::normalise("The  Eiffel Tower!"), "eiffel tower");
 /// ```
 pub fn normalise(text: &str) -> String {
-    let lower: String =
-        text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    let lower: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
     let words = lower.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the"));
     words.collect::<Vec<_>>().join(" ")
 }

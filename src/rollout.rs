@@ -76,7 +76,11 @@ pub struct Rollout {
 impl Rollout {
     /// How many tokens the model itself wrote.
     pub fn model_tokens(&self) -> usize {
-        self.steps.iter().filter(|step| step.owner == Owner::Model).map(|step| step.tokens.len()).sum()
+        self.steps
+            .iter()
+            .filter(|step| step.owner == Owner::Model)
+            .map(|step| step.tokens.len())
+            .sum()
     }
 }
 

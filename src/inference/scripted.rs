@@ -4,10 +4,10 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
+use super::GenerateError;
 use super::Generation;
 use super::Generator;
 use super::Request;
-use super::GenerateError;
 use crate::rollout::StopReason;
 
 /// Answers each sample of each request with the next text of its script; for tests of logic.

@@ -51,13 +51,8 @@ impl Night<'_> {
             if !self.done(&phase, &key)? {
                 self.check_interrupt()?;
                 let passages = self.settings.retrieval.passages;
-                let answered = evaluation::answer_all(
-                    chunk,
-                    &engine,
-                    Some(&self.index),
-                    &reader,
-                    passages,
-                )?;
+                let answered =
+                    evaluation::answer_all(chunk, &engine, Some(&self.index), &reader, passages)?;
                 let items: Vec<EvaluationItem> = answered.into_iter().map(item).collect();
                 self.archive.record_evaluation_items(&self.unit(&phase, &key), &name, &items)?;
             }
@@ -66,8 +61,7 @@ impl Night<'_> {
         let answered = self.answered(suite, version)?;
         let resamples = self.settings.evaluate.resamples;
         let seconds = start.elapsed().as_secs_f64();
-        let metrics =
-            evaluation::metrics(&answered, resamples, self.settings.seed, seconds);
+        let metrics = evaluation::metrics(&answered, resamples, self.settings.seed, seconds);
         let metrics = serde_json::to_value(metrics)?;
         self.archive.record_evaluation(&self.unit(&phase, "metrics"), &name, &metrics)?;
         Ok(())

@@ -268,11 +268,7 @@ impl<'a> Night<'a> {
 }
 
 /// A home learns on one base model; another base needs another home.
-fn check_base(
-    archive: &Archive,
-    live: &ModelVersion,
-    base: &ModelVersion,
-) -> anyhow::Result<()> {
+fn check_base(archive: &Archive, live: &ModelVersion, base: &ModelVersion) -> anyhow::Result<()> {
     let mut root = live.clone();
     while let Some(parent) = &root.parent {
         root = archive

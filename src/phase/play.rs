@@ -66,7 +66,11 @@ impl Night<'_> {
                 picked
             }
         };
-        Ok(picked.into_iter().filter_map(|id| tasks.remove(&id)).map(|stored| stored.task).collect())
+        Ok(picked
+            .into_iter()
+            .filter_map(|id| tasks.remove(&id))
+            .map(|stored| stored.task)
+            .collect())
     }
 
     fn roll_out(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<()> {

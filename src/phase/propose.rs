@@ -52,7 +52,9 @@ impl Night<'_> {
         let progress = Progress::start("tasks made by code", seeds.len() as u64);
         let (with_model, by_rules) = seeds.split_at(checked);
         let base = self.base_engine()?;
-        for (size, group, name) in [(MODEL_UNIT, with_model, "checked"), (CODE_UNIT, by_rules, "rules")] {
+        for (size, group, name) in
+            [(MODEL_UNIT, with_model, "checked"), (CODE_UNIT, by_rules, "rules")]
+        {
             for (index, seeds) in group.chunks(size).enumerate() {
                 let key = format!("{name}/{index:04}");
                 if !self.done(PHASE, &key)? {
@@ -149,8 +151,7 @@ impl Night<'_> {
         if let Some((with_documents, from_memory)) = models {
             let base_reads = with_documents.model_version() == from_memory.model_version();
             let evaluate = &self.settings.evaluate;
-            let prompt =
-                if base_reads { &evaluate.base_prompt } else { &evaluate.adapter_prompt };
+            let prompt = if base_reads { &evaluate.base_prompt } else { &evaluate.adapter_prompt };
             let checks = ModelChecks {
                 settings: &self.settings.verify,
                 passages: &self.passages,

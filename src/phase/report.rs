@@ -222,7 +222,7 @@ impl Report {
 
     fn drafts_table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["made by", "drafts", "accepted", "rejected because"]);
         for (origin, report) in &self.origin {
             let reasons: Vec<String> =
@@ -239,7 +239,7 @@ impl Report {
 
     fn heldout_table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
         let title = format!("held out: {} ({})", self.heldout.suite, self.heldout.origin);
         table.set_header([title.as_str(), "n", "EM", "95 %", "F1", "95 %", "found"]);
         for (name, m) in [("before", &self.heldout.before), ("after", &self.heldout.after)] {

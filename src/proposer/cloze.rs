@@ -29,11 +29,46 @@ const AUXILIARIES: [&str; 14] = [
 const PLACE_PREPOSITIONS: [&str; 5] = ["in", "at", "near", "into", "from"];
 /// Words that mark a name as something other than a person.
 const THINGS: [&str; 40] = [
-    "University", "College", "School", "River", "Sea", "Ocean", "Lake", "Mount", "Mountain",
-    "Mountains", "War", "Battle", "Treaty", "Empire", "Kingdom", "Republic", "Union", "States",
-    "City", "Island", "Islands", "Party", "Church", "Act", "Prize", "Award", "Company", "Army",
-    "League", "Cup", "Museum", "Theatre", "Street", "Park", "Council", "Dynasty", "Revolution",
-    "Age", "Society", "Institute",
+    "University",
+    "College",
+    "School",
+    "River",
+    "Sea",
+    "Ocean",
+    "Lake",
+    "Mount",
+    "Mountain",
+    "Mountains",
+    "War",
+    "Battle",
+    "Treaty",
+    "Empire",
+    "Kingdom",
+    "Republic",
+    "Union",
+    "States",
+    "City",
+    "Island",
+    "Islands",
+    "Party",
+    "Church",
+    "Act",
+    "Prize",
+    "Award",
+    "Company",
+    "Army",
+    "League",
+    "Cup",
+    "Museum",
+    "Theatre",
+    "Street",
+    "Park",
+    "Council",
+    "Dynasty",
+    "Revolution",
+    "Age",
+    "Society",
+    "Institute",
 ];
 
 /// The draft for a seed, from the last passage of its path. `None` in the draft's question when no
@@ -158,7 +193,11 @@ fn subject_question(
         AnswerKind::Date => return None,
         AnswerKind::Number => quantity(answer)?,
         AnswerKind::Name | AnswerKind::Title => {
-            if is_person(answer, passage) { "who".into() } else { "what".into() }
+            if is_person(answer, passage) {
+                "who".into()
+            } else {
+                "what".into()
+            }
         }
     };
     let words: Vec<&str> = after.split_whitespace().collect();

@@ -47,13 +47,8 @@ impl Proposer for AnswerSeeded<'_> {
         for seed in seeds {
             let evidence: Vec<&Passage> =
                 seed.path.iter().filter_map(|id| self.passages.get(id)).collect();
-            let prompt = self.prompts.render(
-                self.prompt,
-                self.tokenizer,
-                &evidence,
-                "",
-                &seed.answer,
-            )?;
+            let prompt =
+                self.prompts.render(self.prompt, self.tokenizer, &evidence, "", &seed.answer)?;
             let id = draft_id(Origin::Model, self.night, seed);
             requests.push(Request {
                 prompt: prompt.tokens(),

@@ -101,8 +101,7 @@ fn defuse(text: &str) -> String {
 
 const MALFORMED: &str = "\n\nThat was neither a search nor an answer. Write a query between \
 <search> and </search>, or the final answer between <answer> and </answer>.\n\n";
-const REPEATED: &str =
-    "\n\n<information>This query was already searched.</information>\n\n";
+const REPEATED: &str = "\n\n<information>This query was already searched.</information>\n\n";
 
 /// The instruction that opens the conversation, before the question.
 pub fn instruction(question: &str) -> String {

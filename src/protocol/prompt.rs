@@ -9,7 +9,6 @@ use std::path::Path;
 
 use minijinja::Environment;
 use minijinja::context;
-use serde::Serialize;
 
 use crate::model::tokenizer::Tokenizer;
 use crate::task::Passage;
@@ -67,12 +66,6 @@ impl Prompt {
     pub fn tokens(&self) -> Vec<u32> {
         [self.context.as_slice(), self.query.as_slice()].concat()
     }
-}
-
-#[derive(Serialize)]
-struct PassageView<'a> {
-    title: &'a str,
-    text: &'a str,
 }
 
 /// The prompts in use: those built in, and a folder's `*.jinja` files in their place.
@@ -153,15 +146,18 @@ impl Prompts {
             name: name.to_string(),
             known: self.names().join(", "),
         })?;
-        let passages: Vec<PassageView<'_>> = passages
+        let passages: Vec<_> = passages
             .iter()
-            .map(|passage| PassageView { title: &passage.title, text: &passage.text })
+            .map(|passage| context! { title => &passage.title, text => &passage.text })
             .collect();
-        let wrong =
-            |reason: String| PromptError::Template { name: name.to_string(), reason };
+        let wrong = |reason: String| PromptError::Template { name: name.to_string(), reason };
         let text = environment
             .get_template("prompt")
-            .and_then(|template| template.render(context! { passages, question, answer }))
+            .and_then(|template| {
+                template.render(context! {
+                    passages, question, answer
+                })
+            })
             .map_err(|error| wrong(error.to_string()))?;
         // The last separator: a passage may contain such a line, a question is one line.
         let (context, query) =

@@ -58,7 +58,9 @@ impl<'a> RuleChecks<'a> {
 
     fn format(&self, candidate: &Candidate) -> Outcome {
         match &candidate.draft.question {
-            Some(text) if text.ends_with('?') && text.matches('?').count() == 1 => (None, json!({})),
+            Some(text) if text.ends_with('?') && text.matches('?').count() == 1 => {
+                (None, json!({}))
+            }
             _ => (Some(Rejection::Malformed), json!({ "text": candidate.draft.transcript })),
         }
     }
@@ -95,9 +97,7 @@ impl<'a> RuleChecks<'a> {
         match self.known.contains(question) {
             Ok(false) => (None, json!({})),
             Ok(true) => (Some(Rejection::Duplicate), json!({ "of": "the archive" })),
-            Err(error) => {
-                (Some(Rejection::CheckFailed), json!({ "error": format!("{error:#}") }))
-            }
+            Err(error) => (Some(Rejection::CheckFailed), json!({ "error": format!("{error:#}") })),
         }
     }
 }

@@ -15,8 +15,6 @@ use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 
-use fd_lock::RwLock;
-
 pub use self::builtin::Builtin;
 pub use self::builtin::SMOLLM2_135M;
 pub use self::hub::DEFAULT_ENDPOINT;
@@ -320,11 +318,11 @@ fn exclusively<T>(
     std::fs::create_dir_all(&models).map_err(FetchError::io("make the folder", &models))?;
     let path = models.join(".lock");
     let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
-    let mut lock = RwLock::new(file.map_err(FetchError::io("open", &path))?);
-    if lock.try_write().is_err() {
+    let lock = file.map_err(FetchError::io("open", &path))?;
+    if lock.try_lock().is_err() {
         tracing::info!("another process is fetching a model; waiting for it");
+        lock.lock().map_err(FetchError::io("lock", &path))?;
     }
-    let _guard = lock.write().map_err(FetchError::io("lock", &path))?;
     work(&models)
 }
 

@@ -318,8 +318,7 @@ impl PackedAttention {
                 (dq, dk, dv)
             })
             .collect();
-        let (mut dq, mut dk, mut dv) =
-            (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
         for (blocks, (dq_rows, dk_head, dv_head)) in tasks.iter().zip(parts) {
             for (block, rows) in blocks.iter().zip(dq_rows) {
                 scatter(block, &rows, &mut dq, self.shape);
@@ -462,8 +461,7 @@ fn attend_one(queries: &[f32], k: &[f32], v: &[f32], shape: HeadShape) -> Vec<f3
     let dim = shape.head_dim;
     let mut out = vec![0.0; queries.len()];
     for (q, out) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
-        let mut scores: Vec<f32> =
-            k.chunks_exact(dim).map(|k| dot(q, k) * shape.scale()).collect();
+        let mut scores: Vec<f32> = k.chunks_exact(dim).map(|k| dot(q, k) * shape.scale()).collect();
         softmax(&mut scores);
         for (w, v) in scores.iter().zip(v.chunks_exact(dim)) {
             out.iter_mut().zip(v).for_each(|(out, v)| *out += w * v);
@@ -476,8 +474,7 @@ fn attend_one(queries: &[f32], k: &[f32], v: &[f32], shape: HeadShape) -> Vec<f3
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 =
-        a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
+    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_chunks.zip(b_chunks) {
         for i in 0..8 {
             sums[i] += a[i] * b[i];

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::archive::Archive;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
-use crate::corpus::readers::ReadError;
+use crate::corpus::ReadError;
 
 /// Where the archive keeps the roots.
 const META_KEY: &str = "corpus_roots";
