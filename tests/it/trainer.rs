@@ -1,0 +1,262 @@
+//! The trainer: gradients against finite differences, objectives against values worked out by
+//! hand, checkpoints that go on bit for bit, and adapters in PEFT layout.
+
+use nightschool::model::decoder::Decoder;
+use nightschool::model::lora::Adapter;
+use nightschool::model::lora::LoraShape;
+use nightschool::rng;
+use nightschool::trainer::Trainer;
+use nightschool::trainer::batch::Branch;
+use nightschool::trainer::batch::Example;
+use nightschool::trainer::batch::micro_batches;
+use nightschool::trainer::batch::pack;
+use nightschool::trainer::checkpoint;
+use nightschool::trainer::objective::Objective;
+use nightschool::trainer::objective::PolicyGradient;
+use nightschool::trainer::objective::group_advantages;
+use nightschool::trainer::optimizer::AdamW;
+use nightschool::trainer::optimizer::AdamWSettings;
+use proptest::prelude::*;
+use rand::Rng as _;
+
+use crate::support;
+
+const SHAPE: LoraShape = LoraShape { rank: 4, alpha: 8.0 };
+
+fn branch(tokens: &[u32], unowned: usize, advantage: f32) -> Branch {
+    Branch {
+        tokens: tokens.to_vec(),
+        owned: (0..tokens.len()).map(|i| i >= unowned).collect(),
+        // About ln(1/96), what the tiny model gives any token: ratios near 1.
+        sampled_logprobs: vec![-4.5; tokens.len()],
+        advantage,
+    }
+}
+
+fn examples() -> Vec<Example> {
+    vec![
+        Example {
+            prompt: vec![3, 14, 15, 92, 65],
+            branches: vec![branch(&[35, 89, 79], 1, 1.0), branch(&[32, 38], 0, -0.5)],
+        },
+        Example { prompt: vec![27, 18, 28], branches: vec![branch(&[18, 28, 45, 90], 2, 0.7)] },
+    ]
+}
+
+/// An adapter whose B is not zero, so that every gradient is.
+fn adapter(decoder: &Decoder) -> Adapter {
+    let adapter =
+        Adapter::fresh(decoder.config(), SHAPE, &mut rng::stream(1, &["adapter"])).unwrap();
+    let mut draws = rng::stream(2, &["b"]);
+    for (name, variable) in adapter.variables() {
+        if name.contains("lora_B") {
+            let n = variable.elem_count();
+            let values: Vec<f32> = (0..n).map(|_| draws.random_range(-0.05..0.05)).collect();
+            let values =
+                candle_core::Tensor::from_vec(values, variable.dims(), variable.device()).unwrap();
+            variable.set(&values).unwrap();
+        }
+    }
+    adapter
+}
+
+fn loss(decoder: &Decoder, adapter: &Adapter, objective: &Objective) -> (f32, candle_core::Tensor) {
+    let batch = pack(&examples());
+    let score = |adapter| {
+        let hidden = decoder.forward(&batch.packed, adapter, None).unwrap();
+        let rows: Vec<u32> = batch.targets.iter().map(|t| t.row).collect();
+        let rows = candle_core::Tensor::new(rows, hidden.device()).unwrap();
+        let targets = batch.targets.iter().map(|t| t.token).collect();
+        let hidden = hidden.index_select(&rows, 0).unwrap();
+        nightschool::model::ops::token_scores(&hidden, decoder.head(), targets).unwrap()
+    };
+    let base = score(None).logprobs().unwrap();
+    let logprobs = score(Some(adapter)).logprobs().unwrap();
+    let (loss, _) =
+        objective.loss(&logprobs, Some(&base), &batch.targets, batch.targets.len()).unwrap();
+    (loss.to_scalar().unwrap(), loss)
+}
+
+/// Every trainable tensor: the directional derivative along its own gradient.
+fn check_finite_differences(objective: &Objective) {
+    let decoder = support::tiny_decoder();
+    let adapter = adapter(&decoder);
+    let gradients = loss(&decoder, &adapter, objective).1.backward().unwrap();
+    assert_eq!(adapter.variables().len(), 2 * 7 * 2);
+    for (name, variable) in adapter.variables() {
+        let gradient = gradients.get(variable.as_tensor()).expect(name).clone();
+        let norm: f32 = gradient.sqr().unwrap().sum_all().unwrap().to_scalar().unwrap();
+        let norm = norm.sqrt();
+        assert!(norm > 0.0 && norm.is_finite(), "{name}: no gradient");
+        let original = variable.as_tensor().copy().unwrap();
+        // Far enough that the loss changes by more than its f32 noise, near enough to be linear.
+        let step = (2e-3 / norm).min(0.05);
+        let direction = (gradient * f64::from(step / norm)).unwrap();
+        let at = |moved: candle_core::Tensor| {
+            variable.set(&moved).unwrap();
+            loss(&decoder, &adapter, objective).0
+        };
+        let up = at((&original + &direction).unwrap());
+        let down = at((&original - &direction).unwrap());
+        variable.set(&original).unwrap();
+        let measured = (up - down) / (2.0 * step);
+        let error = (measured / norm - 1.0).abs();
+        assert!(error < 0.03, "{name}: gradient norm {norm}, measured {measured}");
+    }
+}
+
+#[test]
+fn likelihood_gradients_equal_finite_differences() {
+    check_finite_differences(&Objective::Likelihood);
+}
+
+#[test]
+fn policy_gradients_equal_finite_differences() {
+    let settings = PolicyGradient { kl_coefficient: 0.1, ..PolicyGradient::default() };
+    check_finite_differences(&Objective::PolicyGradient(settings));
+}
+
+#[test]
+fn only_owned_tokens_are_targets() {
+    let batch = pack(&examples());
+    let targets: Vec<(u32, u32)> = batch.targets.iter().map(|t| (t.row, t.token)).collect();
+    // First example: prompt rows 0–4, branches at 5–7 and 8–9; second: prompt 10–12, branch 13–16.
+    let expected = [(5, 89), (6, 79), (4, 32), (8, 38), (14, 45), (15, 90)];
+    assert_eq!(targets, expected);
+}
+
+#[test]
+fn clipped_policy_gradient_by_hand() {
+    let settings = PolicyGradient { clip_low: 0.2, clip_high: 0.285, kl_coefficient: 0.5 };
+    let now = [-1.0_f32, -2.0, -0.5, -1.5];
+    let old = [-1.0_f32, -2.5, -0.1, -1.4];
+    let base = [-1.1_f32, -2.0, -0.9, -1.0];
+    let advantages = [1.0_f32, 2.0, -1.0, -0.5];
+    let targets: Vec<_> = (0..4)
+        .map(|i| nightschool::trainer::batch::Target {
+            row: 0,
+            token: 0,
+            sampled_logprob: Some(old[i]),
+            advantage: advantages[i],
+        })
+        .collect();
+    let tensor = |values: &[f32]| {
+        candle_core::Tensor::new(values, &candle_core::Device::Cpu).unwrap()
+    };
+    let (loss, seen) = Objective::PolicyGradient(settings)
+        .loss(&tensor(&now), Some(&tensor(&base)), &targets, 4)
+        .unwrap();
+    let mut expected = 0.0_f64;
+    for i in 0..4 {
+        let ratio = f64::from(now[i] - old[i]).exp();
+        let advantage = f64::from(advantages[i]);
+        let surrogate = (ratio * advantage).min(ratio.clamp(0.8, 1.285) * advantage);
+        let d = f64::from(base[i] - now[i]);
+        expected += (-surrogate + 0.5 * (d.exp() - d - 1.0)) / 4.0;
+    }
+    assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - expected).abs() < 1e-6);
+    // e^0.5 > 1.285 with a positive advantage; e^-0.4 < 0.8 with a negative one.
+    assert_eq!(seen.clip_fraction, 0.5);
+}
+
+#[test]
+fn group_advantages_by_hand() {
+    let advantages = group_advantages(&[1.0, 0.0, 0.0, 1.0]).unwrap();
+    for (advantage, expected) in advantages.iter().zip([1.0, -1.0, -1.0, 1.0]) {
+        assert!((advantage - expected).abs() < 1e-4);
+    }
+    assert_eq!(group_advantages(&[0.5; 8]), None, "a group without variance teaches nothing");
+    assert_eq!(group_advantages(&[]), None);
+}
+
+proptest! {
+    #[test]
+    fn advantages_have_mean_zero(rewards in prop::collection::vec(0.0_f32..1.0, 2..16)) {
+        if let Some(advantages) = group_advantages(&rewards) {
+            prop_assert!(advantages.iter().sum::<f32>().abs() < 1e-2);
+        }
+    }
+
+    #[test]
+    fn micro_batches_keep_every_example(sizes in prop::collection::vec(1_usize..40, 0..20)) {
+        let examples: Vec<Example> = sizes
+            .iter()
+            .map(|n| Example { prompt: vec![1; *n], branches: vec![branch(&[2], 0, 1.0)] })
+            .collect();
+        let chunks = micro_batches(&examples, 50);
+        prop_assert_eq!(chunks.concat(), examples);
+        for chunk in chunks {
+            let tokens: usize = chunk.iter().map(Example::token_count).sum();
+            prop_assert!(chunk.len() == 1 || tokens <= 50);
+        }
+    }
+}
+
+/// Trains `steps` steps from `start`, which are a fresh optimiser or a checkpoint's.
+fn train(decoder: &Decoder, adapter: &Adapter, optimizer: AdamW, steps: usize) -> (AdamW, f32) {
+    let mut trainer = Trainer::new(decoder, adapter, optimizer, 64);
+    let mut last = 0.0;
+    for _ in 0..steps {
+        last = trainer.step(&examples(), &Objective::Likelihood, 1e-2).unwrap().loss;
+    }
+    (trainer.into_optimizer(), last)
+}
+
+fn values(adapter: &Adapter) -> Vec<Vec<f32>> {
+    let flat = |variable: &candle_core::Var| variable.flatten_all().unwrap().to_vec1().unwrap();
+    adapter.variables().values().map(flat).collect()
+}
+
+#[test]
+fn training_learns_and_a_resumed_run_equals_a_straight_one() {
+    let decoder = support::tiny_decoder();
+    let settings = AdamWSettings::default();
+    let straight = adapter(&decoder);
+    let (first, before) = train(&decoder, &straight, AdamW::new(settings), 1);
+    let (_, after) = train(&decoder, &straight, first, 29);
+    assert!(after < before * 0.5, "the loss went from {before} to {after}");
+
+    let stopped = adapter(&decoder);
+    let (optimizer, _) = train(&decoder, &stopped, AdamW::new(settings), 12);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("checkpoint");
+    checkpoint::save(&dir, &stopped, &optimizer, "tiny").unwrap();
+    let (resumed, optimizer) = checkpoint::load(&dir, decoder.config(), settings).unwrap();
+    train(&decoder, &resumed, optimizer, 18);
+    assert_eq!(values(&resumed), values(&straight), "bit for bit");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused() {
+    let decoder = support::tiny_decoder();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("checkpoint");
+    let optimizer = AdamW::new(AdamWSettings::default());
+    checkpoint::save(&dir, &adapter(&decoder), &optimizer, "tiny").unwrap();
+    std::fs::write(dir.join("state.json"), "{}").unwrap();
+    let loaded = checkpoint::load(&dir, decoder.config(), AdamWSettings::default());
+    assert!(loaded.is_err());
+}
+
+#[test]
+fn adapters_are_stored_in_peft_layout() {
+    let decoder = support::tiny_decoder();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("adapter");
+    let saved = adapter(&decoder);
+    saved.save(&dir, "tiny").unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(config["peft_type"], "LORA");
+    assert_eq!(config["r"], 4);
+    assert_eq!(config["target_modules"].as_array().unwrap().len(), 7);
+    let bytes = std::fs::read(dir.join("adapter_model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let a = tensors
+        .tensor("base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight")
+        .unwrap();
+    assert_eq!(a.shape(), [4, 32]);
+    let b = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_B.weight").unwrap();
+    assert_eq!(b.shape(), [32, 4]);
+    assert_eq!(values(&Adapter::load(&dir, decoder.config()).unwrap()), values(&saved));
+}
