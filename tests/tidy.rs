@@ -13,8 +13,17 @@ fn ranks() -> Vec<String> {
 
 /// Base modules may use each other: they are one layer.
 const BASE: [&str; 11] = [
-    "answer", "clock", "durable", "progress", "rng", "rollout", "task", "config", "model",
-    "inference", "protocol",
+    "answer",
+    "clock",
+    "durable",
+    "progress",
+    "rng",
+    "rollout",
+    "task",
+    "config",
+    "model",
+    "inference",
+    "protocol",
 ];
 
 fn root() -> PathBuf {

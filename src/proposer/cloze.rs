@@ -26,6 +26,8 @@ const AUXILIARIES: [&str; 14] = [
     "is", "was", "are", "were", "has", "had", "have", "can", "could", "will", "would", "may",
     "must", "did",
 ];
+/// Prepositions that go to the front with their question word.
+const MOVING: [&str; 8] = ["in", "on", "by", "at", "since", "with", "during", "from"];
 const PLACE_PREPOSITIONS: [&str; 5] = ["in", "at", "near", "into", "from"];
 /// Words that mark a name as something other than a person.
 const THINGS: [&str; 40] = [
@@ -93,7 +95,7 @@ pub fn question(passage: &Passage, answer: &str, kind: AnswerKind) -> Option<Str
     let start = whole(sentence, answer)?;
     let before = clean(&resolve_subject(&sentence[..start], &passage.title, answer));
     let after = clean(sentence[start + answer.len()..].trim_end_matches(['.', '!', '"', '”']));
-    if after.starts_with(['-', '–', '\'', '’']) || before.ends_with(['-', '–', '"', '“']) {
+    if inside_a_larger_name(&before, &after, kind) {
         return None;
     }
     let mut words: Vec<&str> = before.split_whitespace().collect();
@@ -107,6 +109,31 @@ pub fn question(passage: &Passage, answer: &str, kind: AnswerKind) -> Option<Str
     };
     let text = with_topic(&text, &passage.title, answer);
     Some(capitalise(&format!("{}?", text.trim_end_matches([',', ';', ':', ' ', '?']))))
+}
+
+/// Whether the answer is a part of something longer ("Antonie van Leeuwenhoek", "Charles I of
+/// England") or of an enumeration: what is left would not make sense.
+fn inside_a_larger_name(before: &str, after: &str, kind: AnswerKind) -> bool {
+    if after.starts_with(['-', '–', '\'', '’', '/']) || before.ends_with(['-', '–', '/']) {
+        return true;
+    }
+    if !matches!(kind, AnswerKind::Name | AnswerKind::Title) {
+        return false;
+    }
+    let capital = |word: &str| word.starts_with(char::is_uppercase);
+    let mut following = after.split_whitespace();
+    let joined = match following.next() {
+        Some("and" | "or" | "of" | "de" | "van") => following.next().is_some_and(capital),
+        Some(word) => capital(word),
+        None => false,
+    };
+    let mut preceding = before.split_whitespace().rev();
+    let first = preceding.next();
+    let opens = preceding.next().is_none();
+    let led = first.is_some_and(|word| {
+        (capital(word) && !opens && !word.ends_with([',', ';'])) || matches!(word, "van" | "de")
+    });
+    joined || led
 }
 
 /// Where `answer` stands in `text` as whole words.
@@ -227,13 +254,22 @@ fn object_question(
     let comma = before.iter().rposition(|word| word.ends_with(','));
     let verb = before.iter().position(|word| AUXILIARIES.contains(word));
     let Some(verb) = verb.filter(|verb| *verb > 0) else {
-        return Some(format!("{} {gap} {tail}", before.join(" ")));
+        return Some(in_place(&before, &gap, tail));
     };
     // What stands before the subject's comma goes to the end.
+    // A bare count needs its noun right behind it, and other prepositions stay with their verb.
+    let moves = match kind {
+        AnswerKind::Number => gap.split_whitespace().count() > 2,
+        _ => preposition.is_none_or(|p| MOVING.contains(&p.to_lowercase().as_str())),
+    };
     let lead = comma.filter(|comma| comma + 1 < verb);
     let subject = &before[lead.map_or(0, |at| at + 1)..verb];
-    if subject.len() > 12 || before[verb..].iter().any(|word| *word == "which" || *word == "who") {
-        return Some(format!("{} {gap} {tail}", before.join(" ")));
+    if !moves
+        || subject.len() > 12
+        || subject.iter().any(|w| w.ends_with(','))
+        || clause(&before[verb..])
+    {
+        return Some(in_place(&before, &gap, tail));
     }
     let lead = lead.map_or(String::new(), |at| lower_first(&before[..=at].join(" ")));
     Some(format!(
@@ -243,6 +279,17 @@ fn object_question(
         before[verb + 1..].join(" "),
         lead.trim_end_matches(','),
     ))
+}
+
+/// Whether the words hold a relative clause.
+fn clause(words: &[&str]) -> bool {
+    words.iter().any(|word| matches!(*word, "which" | "who" | "that" | "and" | "whose"))
+}
+
+/// The question word where the answer stood; the question ends soon behind it.
+fn in_place(before: &[&str], gap: &str, tail: &str) -> String {
+    let tail = tail.split([',', ';', ':']).next().unwrap_or_default();
+    format!("{} {gap} {tail}", before.join(" "))
 }
 
 /// "In what year" + "Lisbon was destroyed …" → "In what year was Lisbon destroyed …".

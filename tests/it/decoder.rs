@@ -124,8 +124,7 @@ struct FixturePrompt {
 /// `scripts/make_greedy_fixtures.py`.
 #[test]
 fn greedy_continuations_equal_llama_cpp() {
-    let fixture: Fixture =
-        serde_json::from_str(include_str!("../fixtures/greedy.json")).unwrap();
+    let fixture: Fixture = serde_json::from_str(include_str!("../fixtures/greedy.json")).unwrap();
     assert_eq!(fixture.prompts.len(), 10);
     let engine =
         Engine::new(support::default_model(), None, "base", std::sync::Arc::default()).unwrap();

@@ -88,9 +88,9 @@ fn rope() -> Result<()> {
     let split = x.reshape((5, heads, dim))?;
     let (low, high) = (split.narrow(2, 0, dim / 2)?, split.narrow(2, dim / 2, dim / 2)?);
     let rotated = Tensor::cat(&[high.neg()?, low], 2)?;
-    let reference =
-        (split.broadcast_mul(&angles.cos()?)? + rotated.broadcast_mul(&angles.sin()?)?)?
-            .reshape((5, heads * dim))?;
+    let reference = (split.broadcast_mul(&angles.cos()?)?
+        + rotated.broadcast_mul(&angles.sin()?)?)?
+    .reshape((5, heads * dim))?;
     same(&ops::rope(&x, &table, &Arc::new(positions))?, &reference, &[&x]);
     Ok(())
 }

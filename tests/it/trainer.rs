@@ -140,9 +140,8 @@ fn clipped_policy_gradient_by_hand() {
             advantage: advantages[i],
         })
         .collect();
-    let tensor = |values: &[f32]| {
-        candle_core::Tensor::new(values, &candle_core::Device::Cpu).unwrap()
-    };
+    let tensor =
+        |values: &[f32]| candle_core::Tensor::new(values, &candle_core::Device::Cpu).unwrap();
     let (loss, seen) = Objective::PolicyGradient(settings)
         .loss(&tensor(&now), Some(&tensor(&base)), &targets, 4)
         .unwrap();
@@ -184,7 +183,7 @@ proptest! {
             .map(|n| Example { prompt: vec![1; *n], branches: vec![branch(&[2], 0, 1.0)] })
             .collect();
         let chunks = micro_batches(&examples, 50);
-        prop_assert_eq!(chunks.concat(), examples);
+        prop_assert_eq!(chunks.concat(), examples.clone());
         for chunk in chunks {
             let tokens: usize = chunk.iter().map(Example::token_count).sum();
             prop_assert!(chunk.len() == 1 || tokens <= 50);
@@ -252,9 +251,8 @@ fn adapters_are_stored_in_peft_layout() {
     assert_eq!(config["target_modules"].as_array().unwrap().len(), 7);
     let bytes = std::fs::read(dir.join("adapter_model.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let a = tensors
-        .tensor("base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight")
-        .unwrap();
+    let a =
+        tensors.tensor("base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight").unwrap();
     assert_eq!(a.shape(), [4, 32]);
     let b = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_B.weight").unwrap();
     assert_eq!(b.shape(), [32, 4]);

@@ -1,0 +1,63 @@
+//! Questions made by code, on sentences of real articles.
+
+use nightschool::proposer::cloze;
+use nightschool::task::AnswerKind;
+use nightschool::task::Passage;
+
+fn ask(title: &str, text: &str, answer: &str, kind: AnswerKind) -> Option<String> {
+    let passage = Passage {
+        id: "p".into(),
+        document_id: "d".into(),
+        title: title.into(),
+        text: text.into(),
+        ordinal: 0,
+    };
+    cloze::question(&passage, answer, kind)
+}
+
+#[test]
+fn questions_read_like_questions() {
+    let cases = [
+        (
+            "Ross Sea",
+            "The Ross Sea was discovered by the Ross expedition in 1841.",
+            "1841",
+            AnswerKind::Date,
+        ),
+        (
+            "Yokohama",
+            "Yokohama is the second-largest city in Japan by population as well as by area.",
+            "Yokohama",
+            AnswerKind::Title,
+        ),
+        (
+            "A Doll's House",
+            "It premiered at the Royal Danish Theatre in Copenhagen on 21 December 1879.",
+            "21 December 1879",
+            AnswerKind::Date,
+        ),
+        (
+            "Sun",
+            "The Sun's core converts about four million tonnes of matter into energy every second.",
+            "four million tonnes",
+            AnswerKind::Number,
+        ),
+        (
+            "Frankenstein",
+            "The novel Frankenstein was written by Mary Shelley during a stay near Lake Geneva.",
+            "Mary Shelley",
+            AnswerKind::Name,
+        ),
+    ];
+    let questions: Vec<Option<String>> =
+        cases.iter().map(|(title, text, answer, kind)| ask(title, text, answer, *kind)).collect();
+    insta::assert_debug_snapshot!(questions);
+}
+
+#[test]
+fn parts_of_names_are_not_asked_for() {
+    let text = "Antonie Philips van Leeuwenhoek was a Dutch microbiologist and microscopist.";
+    assert_eq!(ask("Microscope", text, "Leeuwenhoek", AnswerKind::Name), None);
+    let text = "She worked as a painter in the court of Charles I of England for four years.";
+    assert_eq!(ask("Artemisia Gentileschi", text, "Charles", AnswerKind::Name), None);
+}
