@@ -163,10 +163,10 @@ impl DecoderConfig {
         if self.layers == 0 || self.hidden == 0 || self.vocabulary == 0 || self.heads == 0 {
             return wrong("a dimension is zero");
         }
-        if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return wrong("the query heads are not a multiple of the key/value heads");
         }
-        if self.head_dim == 0 || self.head_dim % 2 != 0 {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return wrong("the head dimension is odd");
         }
         Ok(self)

@@ -89,34 +89,72 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     let _lock = HomeLock::acquire(home.dir())?;
     durable::ensure_free(home.dir(), FREE_BYTES)?;
     let archive = Archive::open(&home.archive(), context.clock.clone())?;
-    let (number, settings) = begin(&archive, settings, context)?;
-    let night = Night::open(home, &archive, number, settings, context)?;
+    let unfinished = archive.current_unfinished_night()?;
+    let settings = match &unfinished {
+        Some(night) => {
+            tracing::info!(night = night.number, "going on with the unfinished night");
+            serde_json::from_value(night.settings.clone())
+                .context("the unfinished night's settings are from another version")?
+        }
+        None => {
+            fill_corpus(&archive, settings, context)?;
+            settings.clone()
+        }
+    };
+    // Before the night begins: one that cannot load its model must not be left unfinished.
+    let model = load_model(&archive, &settings, context)?;
+    let number = match unfinished {
+        Some(night) => night.number,
+        None => archive.begin_night(settings.seed, &serde_json::to_value(&settings)?)?.number,
+    };
+    let night = Night::open(home, &archive, number, settings, model, context)?;
     let report = night.phases(context, start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
     night.remove_checkpoints()?;
     Ok(report)
 }
 
-/// The unfinished night and the settings it began with, or a new one after ingest.
-fn begin(
+/// Reads what is new in the corpus.
+fn fill_corpus(
     archive: &Archive,
     settings: &Settings,
     context: &NightContext,
-) -> anyhow::Result<(u32, Settings)> {
-    if let Some(night) = archive.current_unfinished_night()? {
-        let stored = serde_json::from_value(night.settings)
-            .context("the unfinished night's settings are from another version")?;
-        tracing::info!(night = night.number, "going on with the unfinished night");
-        return Ok((night.number, stored));
-    }
+) -> anyhow::Result<()> {
     let human = context.suite.is_some() || settings.heldout.suite.is_some();
     let share = if human { 0.0 } else { settings.heldout.documents };
     ingest::ingest(archive, &context.sources, share, settings.seed)?;
     if archive.passages()?.is_empty() {
         anyhow::bail!("the corpus is empty: add documents with `nightschool corpus add PATH`");
     }
-    let night = archive.begin_night(settings.seed, &serde_json::to_value(settings)?)?;
-    Ok((night.number, settings.clone()))
+    Ok(())
+}
+
+/// Loads the base model, fetching it if need be, and sees to it that the archive knows it.
+fn load_model(
+    archive: &Archive,
+    settings: &Settings,
+    context: &NightContext,
+) -> anyhow::Result<Model> {
+    let spec: ModelSpec = settings.model.parse()?;
+    let files = fetch::resolve(&spec, &context.cache)?;
+    let model = Model::load(&files)?;
+    let base = ModelVersion {
+        id: format!("base-{}", &files.sha256[..8]),
+        parent: None,
+        kind: ModelKind::Base,
+        path: files.name.clone(),
+        content_hash: files.sha256.clone(),
+        night: None,
+        note: "as fetched".into(),
+    };
+    match archive.live_model()? {
+        None => {
+            archive.put_model_version(&base)?;
+            archive.set_live_model(&base.id)?;
+        }
+        Some(live) => check_base(archive, &live, &base)?,
+    }
+    Ok(model)
 }
 
 impl<'a> Night<'a> {
@@ -125,35 +163,19 @@ impl<'a> Night<'a> {
         archive: &'a Archive,
         number: u32,
         settings: Settings,
+        model: Model,
         context: &NightContext,
     ) -> anyhow::Result<Self> {
-        let spec: ModelSpec = settings.model.parse()?;
-        let files = fetch::resolve(&spec, &context.cache)?;
-        let model = Arc::new(Model::load(&files)?);
         let passages: HashMap<String, Passage> =
             archive.passages()?.into_iter().map(|p| (p.id.clone(), p)).collect();
         let mut passage_ids: Vec<String> = passages.keys().cloned().collect();
         passage_ids.sort_unstable();
         let splits = archive.documents()?.into_iter().map(|d| (d.id, d.split)).collect();
-        let base = ModelVersion {
-            id: format!("base-{}", &files.sha256[..8]),
-            parent: None,
-            kind: ModelKind::Base,
-            path: files.name.clone(),
-            content_hash: files.sha256.clone(),
-            night: None,
-            note: "as fetched".into(),
-        };
-        archive.put_model_version(&base)?;
-        match archive.live_model()? {
-            None => archive.set_live_model(&base.id)?,
-            Some(live) => check_base(archive, &live, &base)?,
-        }
         Ok(Self {
             home,
             settings,
             archive,
-            model,
+            model: Arc::new(model),
             prompts: Prompts::with_folder(&home.prompts())?,
             index: ingest::open_index(home, archive)?,
             passages,

@@ -29,6 +29,12 @@ const AUXILIARIES: [&str; 14] = [
 /// Prepositions that go to the front with their question word.
 const MOVING: [&str; 8] = ["in", "on", "by", "at", "since", "with", "during", "from"];
 const PLACE_PREPOSITIONS: [&str; 5] = ["in", "at", "near", "into", "from"];
+/// Numbers in words: what follows them in an answer is its unit.
+const COUNT_WORDS: [&str; 24] = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "fifteen", "twenty", "thirty", "forty", "fifty", "sixty", "hundred", "thousand",
+    "million", "billion", "trillion", "dozen",
+];
 /// Words that mark a name as something other than a person.
 const THINGS: [&str; 40] = [
     "University",
@@ -347,7 +353,7 @@ fn quantity(answer: &str) -> Option<String> {
         .split_whitespace()
         .skip_while(|word| {
             word.starts_with(|c: char| c.is_ascii_digit())
-                || ["million", "billion", "thousand", "hundred"].contains(word)
+                || COUNT_WORDS.contains(&word.to_lowercase().as_str())
         })
         .collect();
     Some(if unit.is_empty() || unit.len() == answer.split_whitespace().count() {
@@ -375,11 +381,12 @@ fn looks_like_person(answer: &str) -> bool {
 /// Names the document when nothing in the question does, so that it can be understood alone.
 fn with_topic(text: &str, title: &str, answer: &str) -> String {
     let lower = text.to_lowercase();
-    let named = title
-        .split_whitespace()
-        .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase())
-        .any(|word| word.chars().count() > 3 && lower.contains(&word));
     let short = title.split(" (").next().unwrap_or(title);
+    let named = lower.contains(&short.to_lowercase())
+        || title
+            .split_whitespace()
+            .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase())
+            .any(|word| word.chars().count() > 3 && lower.contains(&word));
     let leaks = title.to_lowercase().contains(&answer.to_lowercase())
         || answer.to_lowercase().contains(&short.to_lowercase());
     if named || leaks { text.to_string() } else { format!("in {short}, {}", lower_article(text)) }

@@ -36,6 +36,11 @@ pub struct ModelChecks<'a> {
     pub seed: u64,
 }
 
+/// The request of a check, with the ids of the passages it shows.
+type MakeRequest<C> = fn(&C, &Candidate) -> anyhow::Result<(Request, Vec<String>)>;
+/// Whether the model's answer, with its F1 against the seed's, fails the check.
+type Judge<C> = fn(&C, &str, f32) -> Option<Rejection>;
+
 impl ModelChecks<'_> {
     /// Runs both checks on every candidate that stands: `with_documents` for the first,
     /// `from_memory` for the second.
@@ -63,8 +68,8 @@ impl ModelChecks<'_> {
         candidates: &mut [Candidate],
         name: &str,
         generator: &dyn Generator,
-        request: fn(&Self, &Candidate) -> anyhow::Result<(Request, Vec<String>)>,
-        judge: fn(&Self, &str, f32) -> Option<Rejection>,
+        request: MakeRequest<Self>,
+        judge: Judge<Self>,
     ) -> Result<(), GenerateError> {
         let mut standing: Vec<&mut Candidate> =
             candidates.iter_mut().filter(|candidate| candidate.stands()).collect();
@@ -105,7 +110,7 @@ impl ModelChecks<'_> {
         name: &str,
         generation: Option<&Generation>,
         passages: &[String],
-        judge: fn(&Self, &str, f32) -> Option<Rejection>,
+        judge: Judge<Self>,
     ) {
         let predicted = generation.and_then(answer_of).unwrap_or_default();
         let f1 = answer::f1(&predicted, &candidate.draft.seed.answer);

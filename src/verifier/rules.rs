@@ -25,6 +25,7 @@ pub struct RuleChecks<'a> {
 }
 
 type Outcome = (Option<Rejection>, serde_json::Value);
+type Check<C> = (&'static str, fn(&C, &Candidate) -> Outcome);
 
 impl<'a> RuleChecks<'a> {
     /// Checks against these passages and known questions.
@@ -38,7 +39,7 @@ impl<'a> RuleChecks<'a> {
 
     /// Runs the checks on one candidate, up to the first rejection.
     pub fn run(&mut self, candidate: &mut Candidate) {
-        let checks: [(&str, fn(&Self, &Candidate) -> Outcome); 5] = [
+        let checks: [Check<Self>; 5] = [
             ("format", Self::format),
             ("length", Self::length),
             ("leak", Self::leak),
