@@ -160,7 +160,8 @@ impl Rejection {
 /// What one check said about one draft, with what it saw.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Name of the check: `format`, `length`, `leak`, `evidence`, `duplicate`, `rag`, `closed_book`.
+    /// Name of the check: `format`, `length`, `leak`, `evidence`, `duplicate`, `rag` or
+    /// `closed_book`.
     pub check: String,
     /// `None` when the draft passed this check.
     pub rejection: Option<Rejection>,

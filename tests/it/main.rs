@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod answer;
 mod archive;
 mod bad_input;
 mod bundled_corpus;
@@ -12,6 +13,7 @@ mod decoder;
 mod durable;
 mod fetch;
 mod fetch_hub;
+mod game;
 mod ingest;
 mod night;
 mod ops;
