@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Draws the bundled held-out suite, and a larger disjoint set for evaluation outside the demo.
+"""Draws the bundled held-out suite, and two sets apart from it: a larger one for evaluation outside
+the demo, and one on which the base model's prompt is chosen.
 
-    python3 scripts/make_heldout.py QUESTIONS.jsonl PASSAGES.jsonl --eval-out FILE.jsonl
+    python3 scripts/make_heldout.py QUESTIONS.jsonl PASSAGES.jsonl --eval-out FILE.jsonl \
+        --prompt-out FILE.jsonl
 
 QUESTIONS.jsonl has lines {id, question, answers[], supporting[passage ids]} and PASSAGES.jsonl
 lines {id, title, text}: the SQuAD v1.1 development set. Written are
 
 * corpus/heldout/questions.jsonl   100 questions, {id, question, answers[], title, passage};
 * corpus/heldout/passages.jsonl    their paragraphs, {id, title, text, source, license};
-* FILE.jsonl (not committed)       300 questions, {id, question, answers[]}.
+* --eval-out (not committed)       300 questions, {id, question, answers[], supporting[]};
+* --prompt-out (not committed)     100 questions, the same.
 
-Both draws give every article nearly the same number of questions and take a second question from
-a paragraph only when the article has no other left. The 300 share no question with the 100, nor
-a paragraph. The order comes from SHA-256 of seed and question id, so it is the same on every
+Each draw gives every article nearly the same number of questions and takes a second question from
+a paragraph only when the article has no other left. No two draws share a paragraph. The order comes from SHA-256 of seed and question id, so it is the same on every
 machine and Python version.
 """
 
@@ -24,6 +26,7 @@ import pathlib
 SEED = "nightschool-heldout-1"
 HELDOUT = 100
 EVALUATION = 300
+PROMPT_CHOICE = 100
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "corpus" / "heldout"
 SOURCE = "SQuAD v1.1 development set (Rajpurkar et al. 2016); paragraph from English Wikipedia"
 LICENSE = "CC-BY-SA-4.0"
@@ -68,11 +71,25 @@ def draw(name: str, by_article: dict[str, list[dict]], count: int) -> list[dict]
     return sorted(drawn, key=lambda question: question["id"])
 
 
+def paragraphs(questions: list[dict]) -> set[str]:
+    """The ids of the paragraphs the questions are about."""
+    return {question["supporting"][0] for question in questions}
+
+
+def without(by_article: dict[str, list[dict]], taken: set[str]) -> dict[str, list[dict]]:
+    """The questions that are about none of the paragraphs `taken`."""
+    return {
+        title: [q for q in questions if q["supporting"][0] not in taken]
+        for title, questions in by_article.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("questions", type=pathlib.Path)
     parser.add_argument("passages", type=pathlib.Path)
     parser.add_argument("--eval-out", type=pathlib.Path, required=True, help="where the 300 go")
+    parser.add_argument("--prompt-out", type=pathlib.Path, required=True, help="where the 100 go")
     arguments = parser.parse_args()
 
     passages = {row["id"]: row for row in read_jsonl(arguments.passages)}
@@ -82,12 +99,10 @@ def main() -> None:
         by_article.setdefault(title, []).append(question)
 
     heldout = draw("heldout", by_article, HELDOUT)
-    taken = {question["supporting"][0] for question in heldout}
-    rest = {
-        title: [q for q in questions if q["supporting"][0] not in taken]
-        for title, questions in by_article.items()
-    }
-    evaluation = draw("evaluation", rest, EVALUATION)
+    taken = paragraphs(heldout)
+    evaluation = draw("evaluation", without(by_article, taken), EVALUATION)
+    rest = without(by_article, taken | paragraphs(evaluation))
+    prompt_choice = draw("prompt choice", rest, PROMPT_CHOICE)
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_jsonl(FOLDER / "questions.jsonl", [
@@ -110,9 +125,9 @@ def main() -> None:
         }
         for id in sorted(taken)
     ])
-    write_jsonl(arguments.eval_out, [
-        {key: question[key] for key in ("id", "question", "answers")} for question in evaluation
-    ])
+    for path, drawn in [(arguments.eval_out, evaluation), (arguments.prompt_out, prompt_choice)]:
+        keys = ("id", "question", "answers", "supporting")
+        write_jsonl(path, [{key: question[key] for key in keys} for question in drawn])
 
 
 if __name__ == "__main__":

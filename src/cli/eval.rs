@@ -39,6 +39,9 @@ pub(super) struct EvalCliArgs {
     /// Name of the prompt (default: the best of the base model, or the one adapters learn with)
     #[arg(long, value_name = "NAME")]
     prompt: Option<String>,
+    /// Folder of prompts, NAME.jinja, beside those built in (default: the home's, if there is one)
+    #[arg(long, value_name = "DIR")]
+    prompts: Option<PathBuf>,
     /// Passages given with each question (default: the setting retrieval.passages)
     #[arg(long, value_name = "N")]
     passages: Option<usize>,
@@ -59,6 +62,21 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
         true => places::settings(global, &places::home(global)?, &[], &flags)?,
         false => config::load(&[], &[&global.set[..], &flags].concat())?,
     };
+    let evaluate = &settings.evaluate;
+    let best = match (args.closed_book, &adapter) {
+        (true, _) => "closed_book",
+        (false, Some(_)) => &evaluate.adapter_prompt,
+        (false, None) => &evaluate.base_prompt,
+    };
+    let prompt = args.prompt.clone().unwrap_or_else(|| best.to_string());
+    let prompts = match (&args.prompts, named) {
+        (Some(folder), _) if !folder.is_dir() => {
+            return Err(UsageError(format!("--prompts: no folder {}", folder.display())).into());
+        }
+        (Some(folder), _) => Some(folder.clone()),
+        (None, true) => Some(places::home(global)?.prompts()),
+        (None, false) => None,
+    };
     let eval = EvalArgs {
         model: settings.model,
         cache: places::cache()?,
@@ -66,9 +84,10 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
         questions: args.questions.clone(),
         adapter: adapter.map(|found| found.path),
         closed_book: args.closed_book,
-        prompt: args.prompt.clone(),
+        prompt,
+        prompts,
         passages: args.passages.unwrap_or(settings.retrieval.passages),
-        max_tokens: args.max_tokens.unwrap_or(settings.evaluate.max_tokens),
+        max_tokens: args.max_tokens.unwrap_or(evaluate.max_tokens),
         interrupt: interrupt::install()?,
     };
     let report = standalone::run(&eval)?;

@@ -107,9 +107,11 @@ pub struct Propose {
     pub temperature: f32,
     /// Longest question, in tokens.
     pub max_tokens: usize,
-    /// Name of the proposer's prompt.
-    pub prompt: String,
-    /// Whether the adapter in training writes too; if not, the base model does.
+    /// The base model's prompt as a proposer.
+    pub base_prompt: String,
+    /// An adapter's prompt as a proposer: what it was trained with.
+    pub adapter_prompt: String,
+    /// Whether the adapter in training writes, once it is trained; if not, the base model does.
     pub with_adapter: bool,
 }
 
@@ -139,6 +141,8 @@ pub struct WarmStart {
     pub searches: usize,
     /// Questions per prompt at most.
     pub questions: usize,
+    /// How many of them are also taught the other way round: the question for the answer.
+    pub proposals: usize,
     /// Peak learning rate.
     pub learning_rate: f32,
 }

@@ -50,8 +50,10 @@ pub struct EvalArgs {
     pub adapter: Option<PathBuf>,
     /// Ask without documents.
     pub closed_book: bool,
-    /// Prompt; by default the best one for what is evaluated.
-    pub prompt: Option<String>,
+    /// Name of the prompt.
+    pub prompt: String,
+    /// Folder of prompts beside those built in, or in their place.
+    pub prompts: Option<PathBuf>,
     /// Passages per question.
     pub passages: usize,
     /// Longest answer, in tokens.
@@ -110,19 +112,14 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &args.cache)?)?);
     let config = model.decoder.config().clone();
     let adapter = args.adapter.as_ref().map(|dir| Adapter::load(dir, &config)).transpose()?;
-    let prompt = args.prompt.clone().unwrap_or_else(|| {
-        let best = match (args.closed_book, &adapter) {
-            (true, _) => "closed_book",
-            (false, Some(_)) => "bare",
-            (false, None) => "few_shot",
-        };
-        best.to_string()
-    });
     let engine = Engine::new(model.clone(), adapter.as_ref(), "eval", args.interrupt.clone())?;
-    let prompts = Prompts::built_in()?;
+    let prompts = match &args.prompts {
+        Some(folder) => Prompts::with_folder(folder)?,
+        None => Prompts::built_in()?,
+    };
     let reader = Reader {
         prompts: &prompts,
-        prompt: &prompt,
+        prompt: &args.prompt,
         tokenizer: &model.tokenizer,
         max_tokens: args.max_tokens,
     };
@@ -138,7 +135,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
         progress.advance(chunk.len() as u64);
     }
     let metrics = metrics(&answered, RESAMPLES, 0, start.elapsed().as_secs_f64());
-    Ok(EvalReport { schema_version: 1, metrics, prompt, adapter: args.adapter.clone() })
+    let (prompt, adapter) = (args.prompt.clone(), args.adapter.clone());
+    Ok(EvalReport { schema_version: 1, metrics, prompt, adapter })
 }
 
 /// Reads and indexes the corpus. Questions that name their supporting records get the records'

@@ -8,6 +8,7 @@ use super::night::Night;
 use super::train::Policy;
 use crate::archive::Archive;
 use crate::archive::GatedDraft;
+use crate::archive::ModelKind;
 use crate::archive::TaskFilter;
 use crate::corpus::KnowledgeGraph;
 use crate::inference::Generator;
@@ -84,11 +85,17 @@ impl Night<'_> {
         let progress = Progress::start("drafts by the model, and their gate", seeds.len() as u64);
         let base = self.base_engine()?;
         let trained = self.engine(Some(&policy.adapter), &policy.version.id)?;
+        // An adapter that no training has touched is the base model.
+        let adapted = settings.with_adapter && policy.version.kind == ModelKind::Adapter;
+        let (generator, prompt) = match adapted {
+            true => (&trained, &settings.adapter_prompt),
+            false => (&base, &settings.base_prompt),
+        };
         let proposer = AnswerSeeded {
-            generator: if settings.with_adapter { &trained } else { &base },
+            generator,
             tokenizer: &self.model.tokenizer,
             prompts: &self.prompts,
-            prompt: &settings.prompt,
+            prompt,
             passages: &self.passages,
             sampling: Sampling::at(settings.temperature),
             max_tokens: settings.max_tokens,

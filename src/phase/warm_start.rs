@@ -16,6 +16,8 @@ use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
 use crate::archive::TrainPhase;
 use crate::progress::Progress;
+use crate::proposer::cloze;
+use crate::protocol::Prompt;
 use crate::retrieval::Retriever;
 use crate::rng;
 use crate::task::Passage;
@@ -98,7 +100,8 @@ impl Night<'_> {
         Ok(examples)
     }
 
-    /// The search for one task, with all unused tasks about what it found.
+    /// The search for one task, with all unused tasks about what it found: each is a question to
+    /// answer, and some are taught the other way round too, as a question to write.
     fn demonstration<'t>(
         &self,
         task: &'t Task,
@@ -107,33 +110,43 @@ impl Night<'_> {
     ) -> anyhow::Result<Option<Example>> {
         let hits = self.index.search(&task.question, self.settings.retrieval.passages)?;
         let passages: Vec<&Passage> = hits.iter().map(|hit| &hit.passage).collect();
+        let about = passages.iter().filter_map(|passage| by_passage.get(&passage.id)).flatten();
+        let mut chosen: Vec<&Task> = Vec::new();
+        for task in about {
+            if chosen.len() < self.settings.warm_start.questions && used.insert(task.id.as_str()) {
+                chosen.push(task);
+            }
+        }
         let evaluate = &self.settings.evaluate;
         let reader = self.reader(&evaluate.adapter_prompt, evaluate.max_tokens);
-        let mut branches = Vec::new();
         let mut context = Vec::new();
-        for passage in &passages {
-            for about in by_passage.get(&passage.id).into_iter().flatten() {
-                if branches.len() == self.settings.warm_start.questions
-                    || !used.insert(about.id.as_str())
-                {
-                    continue;
-                }
-                let prompt = reader.prompt(&passages, &about.question)?;
-                let answer = reader.demonstration(&about.answer);
-                context = prompt.context;
-                branches.push(Branch {
-                    owned: prompt
-                        .query
-                        .iter()
-                        .map(|_| false)
-                        .chain(answer.iter().map(|_| true))
-                        .collect(),
-                    tokens: [prompt.query, answer].concat(),
-                    sampled_logprobs: Vec::new(),
-                    advantage: 1.0,
-                });
+        let mut branches = Vec::new();
+        for task in &chosen {
+            let prompt = reader.prompt(&passages, &task.question)?;
+            branches.push(demonstrated(&prompt, reader.demonstration(&task.answer)));
+            context = prompt.context;
+        }
+        let name = &self.settings.propose.adapter_prompt;
+        let natural = chosen.iter().filter(|task| cloze::asks_in_front(&task.question));
+        for task in natural.take(self.settings.warm_start.proposals) {
+            let tokenizer = &self.model.tokenizer;
+            let prompt = self.prompts.render(name, tokenizer, &passages, "", &task.answer)?;
+            // Only a prompt that shows passages as the reader's does can branch from them.
+            if prompt.context == context {
+                branches.push(demonstrated(&prompt, reader.demonstration(&task.question)));
             }
         }
         Ok((!branches.is_empty()).then_some(Example { prompt: context, branches }))
+    }
+}
+
+/// A branch whose query is read and whose continuation is learnt.
+fn demonstrated(prompt: &Prompt, continuation: Vec<u32>) -> Branch {
+    let read = prompt.query.iter().map(|_| false);
+    Branch {
+        owned: read.chain(continuation.iter().map(|_| true)).collect(),
+        tokens: [prompt.query.clone(), continuation].concat(),
+        sampled_logprobs: Vec::new(),
+        advantage: 1.0,
     }
 }

@@ -13,7 +13,9 @@ use crate::task::Passage;
 use crate::task::Seed;
 
 /// Sentences outside these bounds, in words, make poor questions.
-const SENTENCE_WORDS: std::ops::RangeInclusive<usize> = 5..=45;
+const SENTENCE_WORDS: std::ops::RangeInclusive<usize> = 5..=40;
+/// Longer questions than this, in words, are not what a person would ask.
+const MAX_QUESTION_WORDS: usize = 26;
 /// Words kept behind the answer before the question is cut at a clause's end.
 const TAIL_WORDS: usize = 12;
 
@@ -27,8 +29,17 @@ const AUXILIARIES: [&str; 14] = [
     "must", "did",
 ];
 /// Prepositions that go to the front with their question word.
-const MOVING: [&str; 8] = ["in", "on", "by", "at", "since", "with", "during", "from"];
+const MOVING: [&str; 6] = ["in", "on", "by", "at", "since", "during"];
+/// Words of the verb that a name may stand behind to be asked for in front: "was called".
+const PREDICATE_WORDS: usize = 3;
 const PLACE_PREPOSITIONS: [&str; 5] = ["in", "at", "near", "into", "from"];
+/// Words that open a sentence and are no part of a name.
+const OPENINGS: [&str; 40] = [
+    "The", "A", "An", "This", "These", "In", "On", "At", "By", "Its", "His", "Her", "There",
+    "Many", "Some", "Most", "Several", "It", "They", "He", "She", "With", "From", "For", "After",
+    "Before", "During", "Since", "Although", "While", "When", "As", "Unlike", "Like", "Born",
+    "Both", "Their", "Until", "Around", "Over",
+];
 /// Numbers in words: what follows them in an answer is its unit.
 const COUNT_WORDS: [&str; 24] = [
     "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -114,7 +125,18 @@ pub fn question(passage: &Passage, answer: &str, kind: AnswerKind) -> Option<Str
         Some((last, rest)) => object_question(rest, last, answer, kind, &tail)?,
     };
     let text = with_topic(&text, &passage.title, answer);
+    if text.split_whitespace().count() > MAX_QUESTION_WORDS {
+        return None;
+    }
     Some(capitalise(&format!("{}?", text.trim_end_matches([',', ';', ':', ' ', '?']))))
+}
+
+/// Whether the question word stands in front, as people put it, and not where the answer stood.
+pub fn asks_in_front(question: &str) -> bool {
+    question
+        .split_whitespace()
+        .take(2)
+        .any(|word| matches!(word.to_lowercase().as_str(), "what" | "who" | "whom" | "how"))
 }
 
 /// Whether the answer is a part of something longer ("Antonie van Leeuwenhoek", "Charles I of
@@ -263,15 +285,19 @@ fn object_question(
         return Some(in_place(&before, &gap, tail));
     };
     // What stands before the subject's comma goes to the end.
-    // A bare count needs its noun right behind it, and other prepositions stay with their verb.
-    let moves = match kind {
-        AnswerKind::Number => gap.split_whitespace().count() > 2,
-        _ => preposition.is_none_or(|p| MOVING.contains(&p.to_lowercase().as_str())),
+    let moves = match (kind, preposition) {
+        // A bare count needs its noun right behind it, and most prepositions stay with their verb.
+        (AnswerKind::Number, None) => !gap.ends_with("how many"),
+        (AnswerKind::Number, Some(_)) => false,
+        (_, Some(preposition)) => MOVING.contains(&preposition.to_lowercase().as_str()),
+        // "A newt is a salamander in the subfamily …": the answer belongs to the noun before it.
+        (_, None) => before.len() - verb <= PREDICATE_WORDS,
     };
     let lead = comma.filter(|comma| comma + 1 < verb);
     let subject = &before[lead.map_or(0, |at| at + 1)..verb];
     if !moves
         || subject.len() > 12
+        || subject.first() == Some(&"There")
         || subject.iter().any(|w| w.ends_with(','))
         || clause(&before[verb..])
     {
@@ -281,7 +307,7 @@ fn object_question(
     Some(format!(
         "{gap} {} {} {} {tail} {}",
         before[verb],
-        lower_article(&subject.join(" ")),
+        lower_opening(&subject.join(" ")),
         before[verb + 1..].join(" "),
         lead.trim_end_matches(','),
     ))
@@ -305,7 +331,7 @@ fn fronted_gap(gap: &str, clause: &str) -> Option<String> {
     if verb == 0 || verb > 8 {
         return None;
     }
-    let subject = lower_article(&words[..verb].join(" "));
+    let subject = lower_opening(&words[..verb].join(" "));
     Some(format!("{gap} {} {subject} {}", words[verb], words[verb + 1..].join(" ")))
 }
 
@@ -318,8 +344,10 @@ fn gap(preposition: Option<&str>, answer: &str, kind: AnswerKind) -> Option<Stri
             preposition.as_ref()?;
             if answer.contains("century") {
                 "what century".to_string()
-            } else if answer.chars().all(|c| c.is_ascii_digit()) {
+            } else if answer.split_whitespace().all(of_year) {
                 "what year".into()
+            } else if preposition.as_deref() == Some("in") {
+                "what month".into()
             } else {
                 "what date".into()
             }
@@ -339,6 +367,11 @@ fn gap(preposition: Option<&str>, answer: &str, kind: AnswerKind) -> Option<Stri
         Some(preposition) => format!("{preposition} {word}"),
         None => word,
     })
+}
+
+/// A year's number, or its era.
+fn of_year(word: &str) -> bool {
+    matches!(word, "AD" | "BC" | "CE" | "BCE") || word.chars().all(|c| c.is_ascii_digit())
 }
 
 /// "how many metres", "what percentage", "how much".
@@ -387,15 +420,16 @@ fn with_topic(text: &str, title: &str, answer: &str) -> String {
             .split_whitespace()
             .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase())
             .any(|word| word.chars().count() > 3 && lower.contains(&word));
-    let leaks = title.to_lowercase().contains(&answer.to_lowercase())
-        || answer.to_lowercase().contains(&short.to_lowercase());
-    if named || leaks { text.to_string() } else { format!("in {short}, {}", lower_article(text)) }
+    let answer = answer.to_lowercase();
+    let leaks = title.to_lowercase().contains(&answer)
+        || short.to_lowercase().split_whitespace().any(|w| w.len() > 3 && answer.contains(w));
+    if named || leaks { text.to_string() } else { format!("in {short}, {}", lower_opening(text)) }
 }
 
-fn lower_article(text: &str) -> String {
+/// In small letters where the first word is one that no name begins with.
+fn lower_opening(text: &str) -> String {
     let first = text.split_whitespace().next().unwrap_or_default();
-    let plain = ["The", "A", "An", "This", "These", "In", "On", "At", "By", "Its", "His", "Her"];
-    if plain.contains(&first) { lower_first(text) } else { text.to_string() }
+    if OPENINGS.contains(&first) { lower_first(text) } else { text.to_string() }
 }
 
 fn lower_first(text: &str) -> String {

@@ -16,11 +16,12 @@ use crate::task::Passage;
 const SEPARATOR: &str = "===\n";
 
 /// The prompts that come with the program, by name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 5] = [
     ("few_shot", include_str!("prompts/few_shot.jinja")),
     ("bare", include_str!("prompts/bare.jinja")),
     ("closed_book", include_str!("prompts/closed_book.jinja")),
     ("propose", include_str!("prompts/propose.jinja")),
+    ("propose_bare", include_str!("prompts/propose_bare.jinja")),
 ];
 
 /// Why a prompt cannot be used.

@@ -54,9 +54,9 @@ impl Reader<'_> {
         })
     }
 
-    /// What a demonstration of `answer` looks like: exactly what generation would have produced.
-    pub fn demonstration(&self, answer: &str) -> Vec<u32> {
-        self.tokenizer.encode(&format!(" {answer}\n"))
+    /// What a demonstration of `text` looks like: exactly what generation would have produced.
+    pub fn demonstration(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode(&format!(" {text}\n"))
     }
 }
 

@@ -68,3 +68,48 @@ fn parts_of_names_are_not_asked_for() {
     let text = "She worked as a painter in the court of Charles I of England for four years.";
     assert_eq!(ask("Artemisia Gentileschi", text, "Charles", AnswerKind::Name), None);
 }
+
+#[test]
+fn a_question_word_moves_only_where_the_rest_stays_whole() {
+    let cases = [
+        (
+            "Newt",
+            "A newt is a salamander in the subfamily Pleurodelinae.",
+            "Pleurodelinae",
+            AnswerKind::Name,
+            "A newt is a salamander in the subfamily what?",
+        ),
+        (
+            "Solomon Islands",
+            "The Solomon Islands are a country of six major islands in Oceania.",
+            "six",
+            AnswerKind::Number,
+            "The Solomon Islands are a country of how many major islands in Oceania?",
+        ),
+        (
+            "Operation Condor",
+            "Condor was formally created in November 1975.",
+            "November 1975",
+            AnswerKind::Date,
+            "In what month was Condor formally created?",
+        ),
+        (
+            "Ptolemy XII",
+            "He died in 51 BC.",
+            "51 BC",
+            AnswerKind::Date,
+            "Ptolemy XII died in what year?",
+        ),
+    ];
+    for (title, text, answer, kind, expected) in cases {
+        assert_eq!(ask(title, text, answer, kind).as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn questions_no_person_would_ask_are_not_made() {
+    let text = "The army, which had crossed the river in the night after a long march through \
+                the hills, met the enemy at the bridge and drove them back to the walls of the \
+                town in 1417.";
+    assert_eq!(ask("Siege", text, "1417", AnswerKind::Date), None);
+}

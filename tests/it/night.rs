@@ -238,3 +238,24 @@ fn ctrl_c_stops_a_night_and_the_next_call_goes_on() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     assert_eq!(school.finish()["night"], 1);
 }
+
+#[test]
+fn an_evaluation_takes_prompts_of_ones_own() {
+    let school = School::new();
+    let question = r#"{"id": "1", "question": "Who built the tower?", "answers": ["Odo"]}"#;
+    fs::write(school.path("questions.jsonl"), question).unwrap();
+    fs::create_dir_all(school.path("prompts")).unwrap();
+    fs::write(school.path("prompts/mine.jinja"), "Short.\n===\n{{ question }}\n").unwrap();
+    let eval = |prompts: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nightschool"));
+        command.args(["eval", "--closed-book", "--max-tokens", "4", "--json", "--prompt", "mine"]);
+        command.arg("--model").arg(school.path("model"));
+        command.arg("--questions").arg(school.path("questions.jsonl"));
+        command.arg("--prompts").arg(school.path(prompts)).output().unwrap()
+    };
+    let output = eval("prompts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["prompt"], &report["n"]), (&"mine".into(), &1.into()));
+    assert_eq!(eval("nowhere").status.code(), Some(2));
+}
