@@ -16,6 +16,8 @@ use nightschool::archive::NightState;
 use nightschool::model::lora::Target;
 use rand::Rng as _;
 
+use crate::support;
+
 /// A Hugging Face folder with a random Llama that reads bytes.
 fn byte_model(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
@@ -151,32 +153,45 @@ impl School {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Starts a night and kills it when it logs `line`.
     fn kill_at(&self, line: &str) {
-        let mut child = self.night().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let seen = stderr.lines().map_while(Result::ok).any(|logged| logged.contains(line));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(seen, "the night ended without saying `{line}`");
+        kill_at(self.night(), line);
     }
 
     fn digest(&self) -> String {
-        let archive = ArchiveReader::open(&self.home().join("archive.db")).unwrap();
-        assert!(archive.nights().unwrap().iter().all(|n| n.state == NightState::Finished));
-        archive.content_digest().unwrap()
+        digest(&self.home())
     }
 
     fn adapters(&self) -> Vec<(String, Vec<u8>)> {
-        let mut all = Vec::new();
-        for entry in fs::read_dir(self.home().join("adapters")).unwrap() {
-            let dir = entry.unwrap().path();
-            let weights = fs::read(dir.join("adapter_model.safetensors")).unwrap();
-            all.push((dir.file_name().unwrap().to_string_lossy().into_owned(), weights));
-        }
-        all.sort();
-        all
+        adapters(&self.home())
     }
+}
+
+/// Starts a night and kills it when it logs `line`.
+fn kill_at(mut night: Command, line: &str) {
+    let mut child = night.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let seen = stderr.lines().map_while(Result::ok).any(|logged| logged.contains(line));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(seen, "the night ended without saying `{line}`");
+}
+
+fn digest(home: &Path) -> String {
+    let archive = ArchiveReader::open(&home.join("archive.db")).unwrap();
+    assert!(archive.nights().unwrap().iter().all(|n| n.state == NightState::Finished));
+    archive.content_digest().unwrap()
+}
+
+/// Every adapter's name and weights, byte for byte.
+fn adapters(home: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(home.join("adapters")).unwrap() {
+        let dir = entry.unwrap().path();
+        let weights = fs::read(dir.join("adapter_model.safetensors")).unwrap();
+        all.push((dir.file_name().unwrap().to_string_lossy().into_owned(), weights));
+    }
+    all.sort();
+    all
 }
 
 #[test]
@@ -207,6 +222,46 @@ fn a_night_killed_anywhere_goes_on_to_the_same_end() {
     school.finish();
     assert_eq!(school.digest(), digest, "the archive's content");
     assert_eq!(school.adapters(), adapters, "the adapters' bytes");
+}
+
+#[test]
+#[ignore = "two demos on the default model, made smaller: about ten minutes"]
+fn a_demo_killed_at_three_points_goes_on_to_the_same_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    let questions = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/heldout/questions.jsonl");
+    let few: Vec<String> =
+        fs::read_to_string(questions).unwrap().lines().take(20).map(String::from).collect();
+    let suite = folder.path().join("suite.jsonl");
+    fs::write(&suite, few.join("\n")).unwrap();
+    let demo = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nightschool"));
+        command.arg("--home").arg(&home).args(["demo", "--json", "--set"]);
+        command.arg(format!("heldout.suite={}", suite.display()));
+        for setting in [
+            "propose.code_drafts=120",
+            "propose.model_drafts=32",
+            "verify.record_on_code=4",
+            "warm_start.steps=6",
+            "warm_start.searches=1",
+            "train.checkpoint_steps=2",
+            "train.groups=2",
+            "solve.tasks=6",
+            "solve.rollouts=4",
+        ] {
+            command.arg("--set").arg(setting);
+        }
+        command.env("NIGHTSCHOOL_CACHE", support::cache()).env("NIGHTSCHOOL_LOG", "info");
+        command
+    };
+    assert!(demo().stdout(Stdio::null()).status().unwrap().success());
+    let straight = (digest(&home), adapters(&home));
+    fs::remove_dir_all(&home).unwrap();
+    for line in ["started: warm start", "started: drafts by the model", "rollouts, round 2"] {
+        kill_at(demo(), line);
+    }
+    assert!(demo().stdout(Stdio::null()).status().unwrap().success());
+    assert_eq!((digest(&home), adapters(&home)), straight);
 }
 
 #[test]
