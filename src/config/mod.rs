@@ -4,12 +4,17 @@
 //! `nightschool.toml` overrides what it names, and `--set section.key=value` overrides both.
 
 mod locate;
+mod methods;
 
 use std::path::Path;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::Serialize;
+
+pub use self::methods::Advantage;
+pub use self::methods::Aggregation;
+pub use self::methods::Correction;
 
 /// The defaults, commented; what `nightschool init` writes.
 pub const DEFAULTS: &str = include_str!("../../schedules/nightly.toml");
@@ -187,12 +192,24 @@ pub struct Train {
     pub learning_rate: f32,
     /// Groups per optimiser step.
     pub groups: usize,
+    /// How a group's rewards become advantages.
+    pub advantage: Advantage,
+    /// How token losses become one number.
+    pub aggregation: Aggregation,
     /// Lower clip range of the ratio.
     pub clip_low: f32,
     /// Upper clip range of the ratio.
     pub clip_high: f32,
+    /// How many times a negative advantage may weigh at most; no bound when absent.
+    pub dual_clip: Option<f32>,
     /// Weight of KL to the base model.
     pub kl_coefficient: f32,
+    /// Weight of the policy's entropy, which is rewarded.
+    pub entropy_coefficient: f32,
+    /// What is done where sampler and trainer disagree about a token's probability.
+    pub correction: Correction,
+    /// Largest importance ratio between the two.
+    pub correction_limit: f32,
     /// Global gradient norm above which gradients are scaled down.
     pub clip_norm: f64,
     /// Tokens per forward and backward pass.
@@ -321,6 +338,9 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("train.clip_low", f64::from(settings.train.clip_low), 0.0, 1.0),
         ("train.clip_high", f64::from(settings.train.clip_high), 0.0, 10.0),
         ("train.kl_coefficient", f64::from(settings.train.kl_coefficient), 0.0, 10.0),
+        ("train.dual_clip", f64::from(settings.train.dual_clip.unwrap_or(3.0)), 1.0, 100.0),
+        ("train.entropy_coefficient", f64::from(settings.train.entropy_coefficient), 0.0, 1.0),
+        ("train.correction_limit", f64::from(settings.train.correction_limit), 1.0, 100.0),
     ];
     for (key, value, low, high) in reals {
         if !(low..=high).contains(&value) {

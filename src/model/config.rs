@@ -66,8 +66,7 @@ struct HubConfig {
     intermediate_size: usize,
     vocab_size: usize,
     max_position_embeddings: usize,
-    #[serde(default = "default_theta")]
-    rope_theta: f64,
+    rope_theta: Option<f64>,
     rms_norm_eps: f64,
     #[serde(default)]
     tie_word_embeddings: bool,
@@ -75,12 +74,29 @@ struct HubConfig {
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
+    /// How positions are scaled, before transformers 5.
     rope_scaling: Option<serde_json::Value>,
+    /// The same and the base, since transformers 5.
+    rope_parameters: Option<RopeParameters>,
 }
 
-fn default_theta() -> f64 {
-    10_000.0
+#[derive(Deserialize)]
+struct RopeParameters {
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
 }
+
+impl RopeParameters {
+    /// Every dimension turned, by unscaled positions.
+    fn plain(&self) -> bool {
+        self.rope_type.as_deref().is_none_or(|kind| kind == "default")
+            && self.partial_rotary_factor.is_none_or(|factor| factor == 1.0)
+    }
+}
+
+/// The base of the rotary frequencies where a model's description has none.
+const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
 impl DecoderConfig {
     /// Reads a Hugging Face `config.json`.
@@ -95,9 +111,11 @@ impl DecoderConfig {
         if hub.attention_bias || hub.mlp_bias {
             return Err(ConfigError::Feature("bias terms".into()));
         }
-        if hub.rope_scaling.is_some_and(|scaling| !scaling.is_null()) {
+        let scaled = hub.rope_scaling.is_some_and(|scaling| !scaling.is_null());
+        if scaled || hub.rope_parameters.as_ref().is_some_and(|rope| !rope.plain()) {
             return Err(ConfigError::Feature("rope scaling".into()));
         }
+        let rope_theta = hub.rope_parameters.and_then(|rope| rope.rope_theta).or(hub.rope_theta);
         Self {
             layers: hub.num_hidden_layers,
             hidden: hub.hidden_size,
@@ -107,7 +125,7 @@ impl DecoderConfig {
             feed_forward: hub.intermediate_size,
             vocabulary: hub.vocab_size,
             max_positions: hub.max_position_embeddings,
-            rope_theta: hub.rope_theta,
+            rope_theta: rope_theta.unwrap_or(DEFAULT_ROPE_THETA),
             norm_eps: hub.rms_norm_eps as f32,
             tied: hub.tie_word_embeddings,
         }
@@ -150,7 +168,7 @@ impl DecoderConfig {
             feed_forward: count("feed_forward_length")?,
             vocabulary,
             max_positions: count("context_length")?,
-            rope_theta: f64::from(real("rope.freq_base").unwrap_or(10_000.0)),
+            rope_theta: f64::from(real("rope.freq_base").unwrap_or(DEFAULT_ROPE_THETA as f32)),
             norm_eps: real("attention.layer_norm_rms_epsilon")
                 .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
             tied,

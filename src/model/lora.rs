@@ -138,6 +138,22 @@ struct PeftConfig {
     inference_mode: bool,
     #[serde(default)]
     use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    /// Ranks and alphas of single modules: not supported, so never written.
+    #[serde(default)]
+    rank_pattern: HashMap<String, usize>,
+    #[serde(default)]
+    alpha_pattern: HashMap<String, f32>,
+}
+
+impl PeftConfig {
+    /// Whether the term is alpha / r · B A, the same on every module.
+    fn plain(&self) -> bool {
+        let patterns = !self.rank_pattern.is_empty() || !self.alpha_pattern.is_empty();
+        let variants = self.use_rslora || self.use_dora || self.fan_in_fan_out || patterns;
+        self.peft_type == "LORA" && self.r > 0 && !variants
+    }
 }
 
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -231,7 +247,7 @@ impl Adapter {
             .map_err(|source| AdapterError::Read { path: display.clone(), source })?;
         let wrong = |reason: String| AdapterError::Config { path: display.clone(), reason };
         let peft: PeftConfig = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        if peft.peft_type != "LORA" || peft.use_rslora || peft.fan_in_fan_out || peft.r == 0 {
+        if !peft.plain() {
             return Err(wrong("only plain LoRA adapters are supported".into()));
         }
         let shape = LoraShape { rank: peft.r, alpha: peft.lora_alpha };
@@ -263,6 +279,9 @@ impl Adapter {
             fan_in_fan_out: false,
             inference_mode: true,
             use_rslora: false,
+            use_dora: false,
+            rank_pattern: HashMap::new(),
+            alpha_pattern: HashMap::new(),
         };
         let config = serde_json::to_vec_pretty(&peft).map_err(|error| AdapterError::Config {
             path: CONFIG_FILE.into(),

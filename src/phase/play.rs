@@ -19,15 +19,20 @@ use crate::rollout::Score;
 use crate::solver::Solver;
 use crate::task::Origin;
 use crate::task::Task;
+use crate::trainer::Trainer;
 use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
+use crate::trainer::objective::Advantage;
+use crate::trainer::objective::Correction;
 use crate::trainer::objective::Objective;
 use crate::trainer::objective::PolicyGradient;
-use crate::trainer::objective::group_advantages;
+use crate::trainer::objective::advantage::Baselines;
 use crate::trainer::optimizer::AdamW;
 
 /// Tasks whose rollouts are one unit of work.
 const UNIT: usize = 4;
+/// Where the archive keeps the moving averages of rewards.
+const BASELINES: &str = "baselines";
 
 impl Night<'_> {
     /// One round: rollouts of the policy as it is, then training on them.
@@ -38,7 +43,10 @@ impl Night<'_> {
             return Ok(());
         }
         self.roll_out(round, &tasks, policy)?;
-        let groups = self.groups(round, &tasks)?;
+        let mut groups = self.groups(round, &tasks)?;
+        if self.settings.train.correction != Correction::None {
+            self.score_before_update(&mut groups, policy)?;
+        }
         self.train_on_groups(round, &groups, policy)?;
         self.store_version(policy, &format!("round{round}"), "policy gradient on rollouts")
     }
@@ -116,8 +124,49 @@ impl Night<'_> {
         for stored in self.archive.rollouts_in(self.number, round)? {
             by_task.entry(stored.rollout.task_id.clone()).or_default().push(stored);
         }
-        let groups = tasks.iter().filter_map(|task| by_task.remove(&task.id));
-        Ok(groups.filter_map(example).collect())
+        let rule = self.settings.train.advantage;
+        let mut baselines = self.baselines(round)?;
+        let groups = tasks
+            .iter()
+            .filter_map(|task| {
+                let stratum = format!("solver/hops {}", task.evidence.len());
+                example(by_task.remove(&task.id)?, |rewards| {
+                    rule.of(rewards, &stratum, &mut baselines)
+                })
+            })
+            .collect();
+        if rule == Advantage::Reinforce {
+            self.archive.put_meta(BASELINES, &serde_json::to_string(&baselines)?)?;
+        }
+        Ok(groups)
+    }
+
+    /// The moving averages as they were before this round, also when it is gone through again.
+    fn baselines(&self, round: u32) -> anyhow::Result<Baselines> {
+        if self.settings.train.advantage != Advantage::Reinforce {
+            return Ok(Baselines::default());
+        }
+        let key = format!("{BASELINES}/{}/{round}", self.number);
+        let stored = match self.archive.meta(&key)? {
+            Some(stored) => stored,
+            None => {
+                let latest = self.archive.meta(BASELINES)?.unwrap_or_else(|| "{}".into());
+                self.archive.put_meta(&key, &latest)?;
+                latest
+            }
+        };
+        Ok(serde_json::from_str(&stored)?)
+    }
+
+    /// Computes what the trainer itself thinks of the rollouts' tokens, with the weights that
+    /// sampled them.
+    fn score_before_update(&self, groups: &mut [Example], policy: &Policy) -> anyhow::Result<()> {
+        let sampled_from = self.load_adapter(&policy.version)?;
+        let adapter = sampled_from.as_ref().unwrap_or(&policy.adapter);
+        let optimizer = AdamW::new(self.optimizer_settings());
+        let limit = self.settings.train.micro_batch_tokens;
+        let trainer = Trainer::new(&self.model.decoder, adapter, optimizer, limit);
+        Ok(trainer.score_before_update(groups)?)
     }
 
     fn train_on_groups(
@@ -130,7 +179,13 @@ impl Night<'_> {
         let objective = Objective::PolicyGradient(PolicyGradient {
             clip_low: train.clip_low,
             clip_high: train.clip_high,
+            dual_clip: train.dual_clip,
             kl_coefficient: train.kl_coefficient,
+            entropy_coefficient: train.entropy_coefficient,
+            aggregation: train.aggregation,
+            constant_length: self.settings.solve.max_tokens,
+            correction: train.correction,
+            correction_limit: train.correction_limit,
         });
         let what = format!("training on rollouts, round {}", round + 1);
         let chunks = groups.chunks(train.groups);
@@ -154,13 +209,16 @@ impl Night<'_> {
     }
 }
 
-/// A group as one prompt with a branch per rollout that counts; `None` when all its rewards are
-/// equal, or when its rollouts do not share the prompt's tokens.
-fn example(group: Vec<StoredRollout>) -> Option<Example> {
+/// A group as one prompt with a branch per rollout that counts; `None` when its rewards teach
+/// nothing, or when its rollouts do not share the prompt's tokens.
+fn example(
+    group: Vec<StoredRollout>,
+    advantages: impl FnOnce(&[f32]) -> Option<Vec<f32>>,
+) -> Option<Example> {
     let counted: Vec<StoredRollout> =
         group.into_iter().filter(|stored| reward::counts(&stored.rollout)).collect();
     let rewards: Vec<f32> = counted.iter().map(|stored| stored.score.reward).collect();
-    let advantages = group_advantages(&rewards)?;
+    let advantages = advantages(&rewards)?;
     let prompt = counted.first()?.rollout.steps.first()?.tokens.clone();
     let mut branches = Vec::with_capacity(counted.len());
     for (stored, advantage) in counted.iter().zip(advantages) {
@@ -172,6 +230,7 @@ fn example(group: Vec<StoredRollout>) -> Option<Example> {
             tokens: Vec::new(),
             owned: Vec::new(),
             sampled_logprobs: Vec::new(),
+            old_logprobs: Vec::new(),
             advantage,
         };
         for step in rest {

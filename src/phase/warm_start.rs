@@ -147,6 +147,7 @@ fn demonstrated(prompt: &Prompt, continuation: Vec<u32>) -> Branch {
         owned: read.chain(continuation.iter().map(|_| true)).collect(),
         tokens: [prompt.query.clone(), continuation].concat(),
         sampled_logprobs: Vec::new(),
+        old_logprobs: Vec::new(),
         advantage: 1.0,
     }
 }

@@ -15,6 +15,9 @@ pub struct Branch {
     /// Log-probability of each token when it was sampled (0 where not owned); empty for
     /// demonstrations, which nobody sampled.
     pub sampled_logprobs: Vec<f32>,
+    /// Log-probability of each token under the trainer's own forward pass before the update;
+    /// empty where it was not computed.
+    pub old_logprobs: Vec<f32>,
     /// How much better than its group this continuation was; 1 for demonstrations.
     pub advantage: f32,
 }
@@ -33,10 +36,12 @@ impl Example {
     pub fn token_count(&self) -> usize {
         self.prompt.len() + self.branches.iter().map(|b| b.tokens.len()).sum::<usize>()
     }
+}
 
+impl Branch {
     /// Tokens that carry a training signal.
     pub fn target_count(&self) -> usize {
-        self.branches.iter().flat_map(|b| &b.owned).filter(|owned| **owned).count()
+        self.owned.iter().filter(|owned| **owned).count()
     }
 }
 
@@ -49,8 +54,34 @@ pub struct Target {
     pub token: u32,
     /// Log-probability when sampled; `None` for demonstrations.
     pub sampled_logprob: Option<f32>,
+    /// Log-probability under the trainer's forward pass before the update, where computed.
+    pub old_logprob: Option<f32>,
     /// Its continuation's advantage.
     pub advantage: f32,
+    /// Its weight in the step's loss.
+    pub weight: f32,
+    /// Its continuation's number within the batch.
+    pub sequence: u32,
+}
+
+/// What a whole optimiser step is averaged over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Target tokens.
+    pub targets: usize,
+    /// Continuations that have any.
+    pub sequences: usize,
+}
+
+impl Totals {
+    /// Those of `examples`.
+    pub fn of(examples: &[Example]) -> Self {
+        let branches = || examples.iter().flat_map(|example| &example.branches);
+        Self {
+            targets: branches().map(Branch::target_count).sum(),
+            sequences: branches().filter(|branch| branch.target_count() > 0).count(),
+        }
+    }
 }
 
 /// Packed examples and the tokens to predict.
@@ -62,15 +93,18 @@ pub struct TrainingBatch {
     pub targets: Vec<Target>,
 }
 
-/// Lays examples end to end. Nothing is padded.
-pub fn pack(examples: &[Example]) -> TrainingBatch {
+/// Lays examples end to end. Nothing is padded. `weigh` gives the weight of each target of a
+/// continuation from how many it has.
+pub fn pack(examples: &[Example], weigh: impl Fn(usize) -> f32) -> TrainingBatch {
     let mut batch = TrainingBatch::default();
+    let mut sequence = 0;
     for example in examples {
         let prompt = batch.packed.push(&example.prompt, Past::None);
         let prompt_end = batch.packed.spans[prompt].range.end;
         for branch in &example.branches {
             let span = batch.packed.push(&branch.tokens, Past::Span(prompt));
             let Range { start, .. } = batch.packed.spans[span].range;
+            let weight = weigh(branch.target_count());
             for (i, (&token, _)) in
                 branch.tokens.iter().zip(&branch.owned).enumerate().filter(|(_, (_, o))| **o)
             {
@@ -80,9 +114,13 @@ pub fn pack(examples: &[Example]) -> TrainingBatch {
                     row: row as u32,
                     token,
                     sampled_logprob: branch.sampled_logprobs.get(i).copied(),
+                    old_logprob: branch.old_logprobs.get(i).copied(),
                     advantage: branch.advantage,
+                    weight,
+                    sequence,
                 });
             }
+            sequence += 1;
         }
     }
     batch

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use self::batch::Example;
+use self::batch::Totals;
 use self::objective::Objective;
 use self::optimizer::AdamW;
 use crate::model::decoder::Decoder;
@@ -50,8 +51,12 @@ pub struct StepMetrics {
     pub kl: f32,
     /// Share of targets at which the ratio was clipped.
     pub clip_fraction: f32,
+    /// Mean ratio of the policy's probability to the one before the update.
+    pub ratio: f32,
     /// Mean |log-probability now − log-probability when sampled|, in nats.
     pub sampler_gap: f32,
+    /// Share of targets whose importance ratio reached the correction's limit.
+    pub corrected: f32,
     /// Whether the step was skipped because something was not finite.
     pub skipped: bool,
 }
@@ -98,18 +103,18 @@ impl<'a> Trainer<'a> {
         objective: &Objective,
         learning_rate: f32,
     ) -> Result<StepMetrics, TrainError> {
-        let mut metrics = StepMetrics { learning_rate, ..StepMetrics::default() };
-        let total: usize = examples.iter().map(Example::target_count).sum();
-        metrics.target_tokens = total;
+        let totals = Totals::of(examples);
+        let mut metrics =
+            StepMetrics { learning_rate, target_tokens: totals.targets, ..StepMetrics::default() };
         let mut gradients = optimizer::Gradients::default();
         let mut finite = true;
         for chunk in batch::micro_batches(examples, self.micro_batch_tokens) {
-            let share = self.micro_step(chunk, objective, total, &mut gradients, &mut metrics)?;
+            let share = self.micro_step(chunk, objective, totals, &mut gradients, &mut metrics)?;
             finite &= share.is_finite();
             metrics.loss += share;
         }
         metrics.grad_norm = gradients.norm()?;
-        if total == 0 || !finite || !metrics.grad_norm.is_finite() {
+        if totals.targets == 0 || !finite || !metrics.grad_norm.is_finite() {
             metrics.skipped = true;
             return Ok(metrics);
         }
@@ -122,28 +127,48 @@ impl<'a> Trainer<'a> {
         &self,
         chunk: &[Example],
         objective: &Objective,
-        total: usize,
+        totals: Totals,
         gradients: &mut optimizer::Gradients,
         metrics: &mut StepMetrics,
     ) -> Result<f32, TrainError> {
-        let batch = batch::pack(chunk);
+        let batch = batch::pack(chunk, |targets| objective.weight(totals, targets));
         let base = match objective.needs_base() {
             true => Some(self.score(&batch, None)?.logprobs()?.detach()),
             false => None,
         };
         let scores = self.score(&batch, Some(self.adapter))?;
-        let logprobs = scores.logprobs()?;
-        let (loss, seen) = objective.loss(&logprobs, base.as_ref(), &batch.targets, total)?;
-        let share = batch.targets.len() as f32 / total.max(1) as f32;
+        let (loss, seen) = objective.loss(&scores, base.as_ref(), &batch.targets)?;
+        let share = batch.targets.len() as f32 / totals.targets.max(1) as f32;
         metrics.tokens += batch.packed.len();
-        metrics.logprob += share * logprobs.detach().mean_all()?.to_scalar::<f32>()?;
+        metrics.logprob += share * scores.mean_logprob()?;
         metrics.entropy += share * scores.mean_entropy()?;
         metrics.kl += share * seen.kl;
         metrics.clip_fraction += share * seen.clip_fraction;
+        metrics.ratio += share * seen.ratio;
         metrics.sampler_gap += share * seen.sampler_gap;
+        metrics.corrected += share * seen.corrected;
         let store = loss.backward()?;
         gradients.add(self.adapter.variables(), &store)?;
         Ok(loss.to_scalar()?)
+    }
+
+    /// Fills in the log-probabilities that the adapter gives now, as those before the update.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn score_before_update(&self, examples: &mut [Example]) -> Result<(), TrainError> {
+        for example in examples {
+            let batch = batch::pack(std::slice::from_ref(example), |_| 1.0);
+            let logprobs = self.score(&batch, Some(self.adapter))?.logprobs()?.detach();
+            let mut logprobs = logprobs.to_vec1::<f32>()?.into_iter();
+            for branch in &mut example.branches {
+                let owned = branch.owned.iter();
+                branch.old_logprobs = owned
+                    .map(|owned| if *owned { logprobs.next() } else { None }.unwrap_or(0.0))
+                    .collect();
+            }
+        }
+        Ok(())
     }
 
     fn score(

@@ -1,38 +1,31 @@
-//! What is minimised: masked negative log-likelihood, or a clipped policy gradient.
+//! What is minimised: masked negative log-likelihood, a clipped policy gradient, or a preference
+//! between two continuations.
+
+pub mod advantage;
+pub mod policy_gradient;
+pub mod preference;
 
 use candle_core::Result;
 use candle_core::Tensor;
-use serde::Deserialize;
-use serde::Serialize;
 
+pub use self::advantage::Advantage;
+pub use self::policy_gradient::Aggregation;
+pub use self::policy_gradient::Correction;
+pub use self::policy_gradient::PolicyGradient;
+pub use self::preference::Preference;
 use super::batch::Target;
+use super::batch::Totals;
+use crate::model::ops::TokenScores;
 
-/// Settings of the clipped policy gradient (Schulman et al. 2017; GRPO, Shao et al. 2024).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyGradient {
-    /// Lower clip range of the ratio.
-    pub clip_low: f32,
-    /// Upper clip range of the ratio (DAPO, Yu et al. 2025: larger than the lower one).
-    pub clip_high: f32,
-    /// Weight of the k3 estimate of KL(policy ‖ base).
-    pub kl_coefficient: f32,
-}
-
-impl Default for PolicyGradient {
-    /// Search Self-play's constants.
-    fn default() -> Self {
-        Self { clip_low: 0.2, clip_high: 0.285, kl_coefficient: 0.01 }
-    }
-}
-
-/// A loss over target tokens, each weighted equally (token mean).
+/// A loss over target tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
-    /// Mean of −log p(token).
+    /// Mean of −log p(token) over all targets: rejection-sampling fine-tuning, demonstrations.
     Likelihood,
-    /// −min(r A, clip(r) A) + KL, with r the ratio to the sampler's probability.
+    /// Clipped policy gradient on rollouts.
     PolicyGradient(PolicyGradient),
+    /// Direct preference optimisation: each example's branches are pairs, the better one first.
+    Preference(Preference),
 }
 
 /// What the objective saw, averaged over the batch's targets.
@@ -42,99 +35,63 @@ pub struct Seen {
     pub kl: f32,
     /// Share of targets whose ratio was clipped.
     pub clip_fraction: f32,
-    /// Mean |log ratio| to the sampler, nats.
+    /// Mean ratio of the policy's probability to the one before the update.
+    pub ratio: f32,
+    /// Mean |log-probability now − log-probability when sampled|, nats.
     pub sampler_gap: f32,
+    /// Share of targets whose importance ratio reached the correction's limit.
+    pub corrected: f32,
 }
 
 impl Objective {
     /// Whether the base model's log-probabilities are needed.
     pub fn needs_base(&self) -> bool {
-        matches!(self, Self::PolicyGradient(settings) if settings.kl_coefficient > 0.0)
+        match self {
+            Self::Likelihood => false,
+            Self::PolicyGradient(settings) => settings.kl_coefficient > 0.0,
+            Self::Preference(_) => true,
+        }
     }
 
-    /// This batch's share of the mean over `total` targets, as a scalar with gradient.
+    /// The weight of each target of a continuation that has `targets` of them, in an optimiser
+    /// step over `totals`.
+    pub fn weight(&self, totals: Totals, targets: usize) -> f32 {
+        match self {
+            Self::Likelihood => Aggregation::TokenMean.weight(totals, targets, 0),
+            Self::PolicyGradient(settings) => settings.weight(totals, targets),
+            Self::Preference(_) => 2.0 / totals.sequences.max(2) as f32,
+        }
+    }
+
+    /// This batch's share of the step's loss, as a scalar with gradient.
     ///
-    /// `logprobs` (n) belong to the policy, `base` (n) to the model without adapter, detached.
+    /// `scores` (n, 2) belong to the policy, `base` (n) are the log-probabilities of the model
+    /// without adapter, detached.
     ///
     /// # Errors
-    /// Those of candle.
+    /// Those of candle, and when `base` is missing where it is needed.
     pub fn loss(
         &self,
-        logprobs: &Tensor,
+        scores: &TokenScores,
         base: Option<&Tensor>,
         targets: &[Target],
-        total: usize,
     ) -> Result<(Tensor, Seen)> {
-        let share = 1.0 / total.max(1) as f64;
         match self {
             Self::Likelihood => {
-                let loss = (logprobs.sum_all()? * -share)?;
-                Ok((loss, Seen::default()))
+                let logprobs = scores.logprobs()?;
+                let weights = column(&logprobs, targets.iter().map(|target| target.weight))?;
+                Ok(((logprobs * weights)?.sum_all()?.neg()?, Seen::default()))
             }
-            Self::PolicyGradient(settings) => settings.loss(logprobs, base, targets, share),
+            Self::PolicyGradient(settings) => settings.loss(scores, base, targets),
+            Self::Preference(settings) => {
+                let Some(base) = base else { candle_core::bail!("a preference needs the base") };
+                Ok((settings.loss(&scores.logprobs()?, base, targets)?, Seen::default()))
+            }
         }
     }
 }
 
-impl PolicyGradient {
-    fn loss(
-        &self,
-        logprobs: &Tensor,
-        base: Option<&Tensor>,
-        targets: &[Target],
-        share: f64,
-    ) -> Result<(Tensor, Seen)> {
-        let device = logprobs.device();
-        let now: Vec<f32> = logprobs.detach().to_vec1()?;
-        let column = |f: &dyn Fn(usize, &Target) -> f32| {
-            let values: Vec<f32> = targets.iter().enumerate().map(|(i, t)| f(i, t)).collect();
-            Tensor::new(values, device)
-        };
-        let old = column(&|i, target| target.sampled_logprob.unwrap_or(now[i]))?;
-        let advantage = column(&|_, target| target.advantage)?;
-        let log_ratio = (logprobs - &old)?;
-        let ratio = log_ratio.exp()?;
-        let clipped = ratio.clamp(1.0 - self.clip_low, 1.0 + self.clip_high)?;
-        let surrogate = (&ratio * &advantage)?.minimum(&(clipped * &advantage)?)?;
-        let mut loss = surrogate.neg()?;
-        let mut seen = self.statistics(&log_ratio.detach().to_vec1()?, targets);
-        if let (Some(base), true) = (base, self.kl_coefficient > 0.0) {
-            // k3 (Schulman 2020): e^d − d − 1 with d = log base − log policy; never negative.
-            let d = (base - logprobs)?;
-            let k3 = ((d.exp()? - d)? - 1.0)?;
-            seen.kl = k3.detach().mean_all()?.to_scalar()?;
-            loss = (loss + (k3 * f64::from(self.kl_coefficient))?)?;
-        }
-        Ok(((loss.sum_all()? * share)?, seen))
-    }
-
-    fn statistics(&self, log_ratios: &[f32], targets: &[Target]) -> Seen {
-        let n = targets.len().max(1) as f32;
-        let clipped = log_ratios.iter().zip(targets).filter(|(log_ratio, target)| {
-            let ratio = log_ratio.exp();
-            (target.advantage > 0.0 && ratio > 1.0 + self.clip_high)
-                || (target.advantage < 0.0 && ratio < 1.0 - self.clip_low)
-        });
-        Seen {
-            kl: 0.0,
-            clip_fraction: clipped.count() as f32 / n,
-            sampler_gap: log_ratios.iter().map(|x| x.abs()).sum::<f32>() / n,
-        }
-    }
-}
-
-/// Group-relative advantages (GRPO): (reward − mean) / (population std + 1e-6) within one group.
-///
-/// `None` when all rewards are equal: such a group teaches nothing and is left out, not trained
-/// with zeros, so that it cannot pull through the KL term either.
-pub fn group_advantages(rewards: &[f32]) -> Option<Vec<f32>> {
-    let first = rewards.first()?;
-    if rewards.iter().all(|reward| reward == first) {
-        return None;
-    }
-    let n = rewards.len() as f32;
-    let mean = rewards.iter().sum::<f32>() / n;
-    let variance = rewards.iter().map(|r| (r - mean).powi(2)).sum::<f32>() / n;
-    let scale = variance.sqrt() + 1e-6;
-    Some(rewards.iter().map(|reward| (reward - mean) / scale).collect())
+/// Values as a (n) tensor on `like`'s device.
+fn column(like: &Tensor, values: impl Iterator<Item = f32>) -> Result<Tensor> {
+    Tensor::new(values.collect::<Vec<f32>>(), like.device())
 }

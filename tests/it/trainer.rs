@@ -8,12 +8,16 @@ use nightschool::rng;
 use nightschool::trainer::Trainer;
 use nightschool::trainer::batch::Branch;
 use nightschool::trainer::batch::Example;
+use nightschool::trainer::batch::Totals;
 use nightschool::trainer::batch::micro_batches;
 use nightschool::trainer::batch::pack;
 use nightschool::trainer::checkpoint;
+use nightschool::trainer::objective::Advantage;
+use nightschool::trainer::objective::Correction;
 use nightschool::trainer::objective::Objective;
 use nightschool::trainer::objective::PolicyGradient;
-use nightschool::trainer::objective::group_advantages;
+use nightschool::trainer::objective::Preference;
+use nightschool::trainer::objective::advantage::Baselines;
 use nightschool::trainer::optimizer::AdamW;
 use nightschool::trainer::optimizer::AdamWSettings;
 use proptest::prelude::*;
@@ -29,6 +33,7 @@ fn branch(tokens: &[u32], unowned: usize, advantage: f32) -> Branch {
         owned: (0..tokens.len()).map(|i| i >= unowned).collect(),
         // About ln(1/96), what the tiny model gives any token: ratios near 1.
         sampled_logprobs: vec![-4.5; tokens.len()],
+        old_logprobs: Vec::new(),
         advantage,
     }
 }
@@ -61,7 +66,8 @@ fn adapter(decoder: &Decoder) -> Adapter {
 }
 
 fn loss(decoder: &Decoder, adapter: &Adapter, objective: &Objective) -> (f32, candle_core::Tensor) {
-    let batch = pack(&examples());
+    let totals = Totals::of(&examples());
+    let batch = pack(&examples(), |targets| objective.weight(totals, targets));
     let score = |adapter| {
         let hidden = decoder.forward(&batch.packed, adapter, None).unwrap();
         let rows: Vec<u32> = batch.targets.iter().map(|t| t.row).collect();
@@ -71,9 +77,7 @@ fn loss(decoder: &Decoder, adapter: &Adapter, objective: &Objective) -> (f32, ca
         nightschool::model::ops::token_scores(&hidden, decoder.head(), targets).unwrap()
     };
     let base = score(None).logprobs().unwrap();
-    let logprobs = score(Some(adapter)).logprobs().unwrap();
-    let (loss, _) =
-        objective.loss(&logprobs, Some(&base), &batch.targets, batch.targets.len()).unwrap();
+    let (loss, _) = objective.loss(&score(Some(adapter)), Some(&base), &batch.targets).unwrap();
     (loss.to_scalar().unwrap(), loss)
 }
 
@@ -118,7 +122,7 @@ fn policy_gradients_equal_finite_differences() {
 
 #[test]
 fn only_owned_tokens_are_targets() {
-    let batch = pack(&examples());
+    let batch = pack(&examples(), |_| 1.0);
     let targets: Vec<(u32, u32)> = batch.targets.iter().map(|t| (t.row, t.token)).collect();
     // First example: prompt rows 0–4, branches at 5–7 and 8–9; second: prompt 10–12, branch 13–16.
     let expected = [(5, 89), (6, 79), (4, 32), (8, 38), (14, 45), (15, 90)];
@@ -126,52 +130,47 @@ fn only_owned_tokens_are_targets() {
 }
 
 #[test]
-fn clipped_policy_gradient_by_hand() {
-    let settings = PolicyGradient { clip_low: 0.2, clip_high: 0.285, kl_coefficient: 0.5 };
-    let now = [-1.0_f32, -2.0, -0.5, -1.5];
-    let old = [-1.0_f32, -2.5, -0.1, -1.4];
-    let base = [-1.1_f32, -2.0, -0.9, -1.0];
-    let advantages = [1.0_f32, 2.0, -1.0, -0.5];
-    let targets: Vec<_> = (0..4)
-        .map(|i| nightschool::trainer::batch::Target {
-            row: 0,
-            token: 0,
-            sampled_logprob: Some(old[i]),
-            advantage: advantages[i],
-        })
-        .collect();
-    let tensor =
-        |values: &[f32]| candle_core::Tensor::new(values, &candle_core::Device::Cpu).unwrap();
-    let (loss, seen) = Objective::PolicyGradient(settings)
-        .loss(&tensor(&now), Some(&tensor(&base)), &targets, 4)
-        .unwrap();
-    let mut expected = 0.0_f64;
-    for i in 0..4 {
-        let ratio = f64::from(now[i] - old[i]).exp();
-        let advantage = f64::from(advantages[i]);
-        let surrogate = (ratio * advantage).min(ratio.clamp(0.8, 1.285) * advantage);
-        let d = f64::from(base[i] - now[i]);
-        expected += (-surrogate + 0.5 * (d.exp() - d - 1.0)) / 4.0;
-    }
-    assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - expected).abs() < 1e-6);
-    // e^0.5 > 1.285 with a positive advantage; e^-0.4 < 0.8 with a negative one.
-    assert_eq!(seen.clip_fraction, 0.5);
+fn entropy_bonus_gradients_equal_finite_differences() {
+    let settings = PolicyGradient { entropy_coefficient: 0.5, ..PolicyGradient::default() };
+    check_finite_differences(&Objective::PolicyGradient(settings));
 }
 
 #[test]
-fn group_advantages_by_hand() {
-    let advantages = group_advantages(&[1.0, 0.0, 0.0, 1.0]).unwrap();
-    for (advantage, expected) in advantages.iter().zip([1.0, -1.0, -1.0, 1.0]) {
-        assert!((advantage - expected).abs() < 1e-4);
+fn preference_gradients_equal_finite_differences() {
+    check_finite_differences(&Objective::Preference(Preference { beta: 0.5 }));
+}
+
+#[test]
+fn a_group_without_variance_teaches_nothing() {
+    let mut baselines = Baselines::default();
+    for rule in [Advantage::Grpo, Advantage::GrpoSample, Advantage::DrGrpo, Advantage::LeaveOneOut]
+    {
+        assert_eq!(rule.of(&[0.5; 8], "solver", &mut baselines), None);
+        assert_eq!(rule.of(&[], "solver", &mut baselines), None);
     }
-    assert_eq!(group_advantages(&[0.5; 8]), None, "a group without variance teaches nothing");
-    assert_eq!(group_advantages(&[]), None);
+    assert_eq!(baselines, Baselines::default(), "only REINFORCE has a baseline");
+}
+
+#[test]
+fn the_trainers_own_logprobs_stand_at_the_tokens_it_trains() {
+    let decoder = support::tiny_decoder();
+    let adapter = adapter(&decoder);
+    let trainer = Trainer::new(&decoder, &adapter, AdamW::new(AdamWSettings::default()), 64);
+    let mut scored = examples();
+    trainer.score_before_update(&mut scored).unwrap();
+    let settings = PolicyGradient { correction: Correction::Mask, ..PolicyGradient::default() };
+    let objective = Objective::PolicyGradient(settings);
+    // Before any update the ratio is one everywhere, however far the sampler was off.
+    let mut trainer = trainer;
+    let metrics = trainer.step(&scored, &objective, 0.0).unwrap();
+    assert!((metrics.ratio - 1.0).abs() < 1e-5 && metrics.clip_fraction == 0.0, "{metrics:?}");
+    assert!(metrics.sampler_gap > 0.01);
 }
 
 proptest! {
     #[test]
     fn advantages_have_mean_zero(rewards in prop::collection::vec(0.0_f32..1.0, 2..16)) {
-        if let Some(advantages) = group_advantages(&rewards) {
+        if let Some(advantages) = Advantage::Grpo.of(&rewards, "", &mut Baselines::default()) {
             prop_assert!(advantages.iter().sum::<f32>().abs() < 1e-2);
         }
     }

@@ -24,7 +24,7 @@ const CHUNK: usize = 64;
 #[derive(Debug, Clone)]
 pub struct TokenScores {
     /// (n, 2): column 0 the target's log-probability in nats, column 1 the distribution's entropy
-    /// in nats. Only column 0 carries a gradient.
+    /// in nats. Both carry a gradient.
     pub scores: Tensor,
 }
 
@@ -35,6 +35,22 @@ impl TokenScores {
     /// Those of candle.
     pub fn logprobs(&self) -> Result<Tensor> {
         self.scores.narrow(1, 0, 1)?.squeeze(1)
+    }
+
+    /// The distributions' entropies, (n).
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn entropies(&self) -> Result<Tensor> {
+        self.scores.narrow(1, 1, 1)?.squeeze(1)
+    }
+
+    /// The mean log-probability over positions, in nats.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn mean_logprob(&self) -> Result<f32> {
+        self.scores.detach().narrow(1, 0, 1)?.mean_all()?.to_scalar()
     }
 
     /// The mean entropy over positions, in nats.
@@ -121,18 +137,24 @@ impl CustomOp1 for Head {
         Ok((CpuStorage::F32(scores), (self.targets.len(), 2).into()))
     }
 
-    /// d hidden = g (onehot − p) W.
-    fn bwd(&self, hidden: &Tensor, _scores: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+    /// d hidden = (g (onehot − p) − h p (log p + H)) W, with g and h the gradients of
+    /// log-probability and entropy.
+    fn bwd(&self, hidden: &Tensor, scores: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let (n, width) = hidden.dims2()?;
         let (vocabulary, _) = self.weight.dims2()?;
-        let g: Vec<f32> = g.narrow(1, 0, 1)?.flatten_all()?.to_vec1()?;
+        let gradient: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
+        let scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
         let mut d_hidden = vec![0.0; n * width];
         with_floats(hidden, |hidden| {
             self.each_chunk(hidden, |start, logits, normalisers| {
                 let rows = normalisers.len();
                 logits.par_chunks_mut(vocabulary).enumerate().for_each(|(i, row)| {
-                    let (g, z) = (g[start + i], normalisers[i]);
-                    row.iter_mut().for_each(|x| *x = -g * exp(*x - z));
+                    let (at, z) = (2 * (start + i), normalisers[i]);
+                    let (g, h, entropy) = (gradient[at], gradient[at + 1], scores[at + 1]);
+                    row.iter_mut().for_each(|x| {
+                        let logprob = *x - z;
+                        *x = -exp(logprob) * (g + h * (logprob + entropy));
+                    });
                     row[self.targets[start + i] as usize] += g;
                 });
                 with_floats(&self.weight, |w| {

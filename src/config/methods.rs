@@ -1,0 +1,45 @@
+//! Names of the training methods that a schedule can choose; what they compute is the trainer's.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// A rule from the rewards of one group of rollouts to their advantages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Advantage {
+    /// (r − mean) / (σ + 1e-6), σ over n (GRPO, Shao et al. 2024, as published).
+    Grpo,
+    /// The same with σ over n − 1 (as verl and TRL compute it).
+    GrpoSample,
+    /// r − mean (Dr. GRPO, Liu et al. 2025).
+    DrGrpo,
+    /// r − mean of the others (RLOO, Ahmadian et al. 2024).
+    LeaveOneOut,
+    /// r − moving average of the rewards of the same role and number of hops (REINFORCE; the
+    /// baseline before this group's rewards enter it).
+    Reinforce,
+}
+
+/// How token losses become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// Every token counts the same (DAPO, Yu et al. 2025).
+    TokenMean,
+    /// Every continuation counts the same, its tokens share its weight (GRPO).
+    SequenceMean,
+    /// Sum over tokens by a constant length, mean over continuations (Dr. GRPO, Liu et al. 2025).
+    ConstantLength,
+}
+
+/// What is done where the sampler's probability of a token is not the trainer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Correction {
+    /// The sampler's log-probabilities are the old policy's: right when both compute alike.
+    None,
+    /// Tokens are weighted by min(π_trainer/π_sampler, limit) (truncated importance sampling).
+    Clip,
+    /// Tokens are weighted by π_trainer/π_sampler, and left out where it exceeds the limit.
+    Mask,
+}

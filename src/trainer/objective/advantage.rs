@@ -1,0 +1,55 @@
+//! How the rewards of a group become advantages.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+pub use crate::config::Advantage;
+
+/// Added to the standard deviation.
+const EPSILON: f32 = 1e-6;
+/// Share of the old value in the moving average of rewards.
+const DECAY: f32 = 0.95;
+
+impl Advantage {
+    /// Advantages of one group's `rewards`, in order; `stratum` is its role and number of hops.
+    ///
+    /// `None` when nothing can be learnt: no rewards, or rewards that are all equal under a rule
+    /// that compares them with each other. Such a group is left out, not trained with zeros, so
+    /// that it cannot pull through the KL term either.
+    pub fn of(self, rewards: &[f32], stratum: &str, baselines: &mut Baselines) -> Option<Vec<f32>> {
+        let n = rewards.len() as f32;
+        let mean = rewards.iter().sum::<f32>() / n;
+        let first = rewards.first()?;
+        if self == Self::Reinforce {
+            let baseline = baselines.update(stratum, mean);
+            return Some(rewards.iter().map(|reward| reward - baseline).collect());
+        }
+        if rewards.iter().all(|reward| reward == first) {
+            return None;
+        }
+        let squares: f32 = rewards.iter().map(|reward| (reward - mean).powi(2)).sum();
+        let scale = match self {
+            Self::Grpo => 1.0 / ((squares / n).sqrt() + EPSILON),
+            Self::GrpoSample => 1.0 / ((squares / (n - 1.0)).sqrt() + EPSILON),
+            Self::LeaveOneOut => n / (n - 1.0),
+            Self::DrGrpo | Self::Reinforce => 1.0,
+        };
+        Some(rewards.iter().map(|reward| (reward - mean) * scale).collect())
+    }
+}
+
+/// Moving averages of rewards by stratum; part of what a checkpoint must hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Baselines(BTreeMap<String, f32>);
+
+impl Baselines {
+    /// The stratum's average before `mean` enters it; 0 for a stratum never seen.
+    fn update(&mut self, stratum: &str, mean: f32) -> f32 {
+        let value = self.0.entry(stratum.to_string()).or_insert(0.0);
+        let before = *value;
+        *value = DECAY * before + (1.0 - DECAY) * mean;
+        before
+    }
+}
