@@ -5,6 +5,7 @@
 
 mod locate;
 mod methods;
+mod tripwires;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use serde::Serialize;
 pub use self::methods::Advantage;
 pub use self::methods::Aggregation;
 pub use self::methods::Correction;
+pub use self::tripwires::Tripwires;
 
 /// The defaults, commented; what `nightschool init` writes.
 pub const DEFAULTS: &str = include_str!("../../schedules/nightly.toml");
@@ -74,6 +76,8 @@ pub struct Settings {
     pub solve: Solve,
     /// How rollouts are trained on.
     pub train: Train,
+    /// What stops that training.
+    pub tripwires: Tripwires,
     /// How adapters are compared.
     pub evaluate: Evaluate,
 }

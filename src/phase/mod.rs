@@ -11,6 +11,7 @@ pub mod night;
 pub mod play;
 pub mod propose;
 pub mod report;
+mod statistics;
 pub mod suite;
 pub mod train;
 pub mod warm_start;

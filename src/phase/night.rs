@@ -195,7 +195,9 @@ impl<'a> Night<'a> {
         self.warm_start(&incumbent, &mut policy)?;
         self.propose_by_model(&policy)?;
         for round in 0..self.settings.solve.rounds as u32 {
-            self.play_round(round, &mut policy)?;
+            if !self.play_round(round, &mut policy)? {
+                break;
+            }
         }
         let candidate = policy.version.clone();
         if candidate.id != incumbent.id {

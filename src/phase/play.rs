@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::night::Night;
+use super::statistics::RoundStatistics;
 use super::train::Policy;
 use super::train::Stretch;
 use crate::archive::StoredRollout;
@@ -35,12 +36,13 @@ const UNIT: usize = 4;
 const BASELINES: &str = "baselines";
 
 impl Night<'_> {
-    /// One round: rollouts of the policy as it is, then training on them.
-    pub(super) fn play_round(&self, round: u32, policy: &mut Policy) -> anyhow::Result<()> {
+    /// One round: rollouts of the policy as it is, then training on them. Returns whether the game
+    /// goes on: not after a tripwire, which leaves the policy as it was stored last.
+    pub(super) fn play_round(&self, round: u32, policy: &mut Policy) -> anyhow::Result<bool> {
         let tasks = self.pick(round)?;
         if tasks.is_empty() {
             tracing::warn!(round, "no task to play");
-            return Ok(());
+            return Ok(true);
         }
         self.roll_out(round, &tasks, policy)?;
         let mut groups = self.groups(round, &tasks)?;
@@ -48,7 +50,14 @@ impl Night<'_> {
             self.score_before_update(&mut groups, policy)?;
         }
         self.train_on_groups(round, &groups, policy)?;
-        self.store_version(policy, &format!("round{round}"), "policy gradient on rollouts")
+        if let Some((step, crossed)) = self.tripped()? {
+            tracing::warn!(round, step, "training stopped: {crossed}");
+            let kept = policy.version.clone();
+            *policy = self.start_policy(&kept)?;
+            return Ok(false);
+        }
+        self.store_version(policy, &format!("round{round}"), "policy gradient on rollouts")?;
+        Ok(true)
     }
 
     /// The tasks of a round, chosen once and kept, because playing them changes what the choice
@@ -192,6 +201,8 @@ impl Night<'_> {
         let progress = Progress::start(&what, chunks.len() as u64);
         let steps_per_round = self.settings.solve.tasks.div_ceil(train.groups);
         let mut optimizer = AdamW::new(self.optimizer_settings());
+        let about = RoundStatistics::of(&self.archive.rollouts_in(self.number, round)?);
+        let about = about.recorded();
         for (index, chunk) in chunks.enumerate() {
             let stretch = Stretch {
                 phase: TrainPhase::Policy,
@@ -199,11 +210,15 @@ impl Night<'_> {
                 first_step: round as usize * steps_per_round + index,
                 steps: vec![(train.learning_rate, chunk.to_vec())],
                 objective: &objective,
+                about: about.clone(),
             };
             optimizer = self.train(policy, optimizer, &stretch, |metrics| {
                 progress.note(&format!("loss {:.3}, KL {:.3}", metrics.loss, metrics.kl));
             })?;
             progress.advance(1);
+            if self.tripped()?.is_some() {
+                break;
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::night::Night;
+use super::statistics::RoundStatistics;
 use crate::archive::Suite;
 use crate::archive::SuiteOrigin;
 use crate::archive::TrainPhase;
@@ -49,6 +50,12 @@ pub struct TrainReport {
     pub policy_steps: usize,
     /// Mean k3 estimate of KL(policy ‖ base) in the last policy step, nats.
     pub kl_last: f64,
+    /// Groups of rollouts played.
+    pub groups: usize,
+    /// Groups whose rewards were all equal: they taught nothing.
+    pub groups_without_variance: usize,
+    /// The tripwire that stopped the training on rollouts, if one did.
+    pub stopped: Option<String>,
 }
 
 /// Evaluation before and after.
@@ -129,14 +136,25 @@ impl Night<'_> {
             };
             (origin.as_str().to_string(), report)
         });
-        let (rollouts, solve_rate) = self.solve_rate()?;
+        let mut train = train_report(&self.archive.train_steps(self.number)?);
+        let tripped = self.tripped()?;
+        train.stopped = tripped.map(|(step, crossed)| format!("step {step}: {crossed}"));
+        let (mut rollouts, mut solved) = (0_u64, 0_u64);
+        for round in 0..self.settings.solve.rounds as u32 {
+            let played = self.archive.rollouts_in(self.number, round)?;
+            let statistics = RoundStatistics::of(&played);
+            train.groups += statistics.groups;
+            train.groups_without_variance += statistics.without_variance;
+            rollouts += played.len() as u64;
+            solved += played.iter().filter(|stored| stored.score.exact_match >= 1.0).count() as u64;
+        }
         Ok(Report {
             schema_version: SCHEMA_VERSION,
             night: self.number,
             origin: origin.into_iter().collect(),
             rollouts,
-            solve_rate,
-            train: train_report(&self.archive.train_steps(self.number)?),
+            solve_rate: solved as f64 / rollouts.max(1) as f64,
+            train,
             heldout: HeldoutReport {
                 suite: suite.name.clone(),
                 origin: match suite.origin {
@@ -156,17 +174,6 @@ impl Night<'_> {
             home: self.home.dir().display().to_string(),
         })
     }
-
-    fn solve_rate(&self) -> anyhow::Result<(u64, f64)> {
-        let (mut rollouts, mut solved) = (0_u64, 0_u64);
-        for round in 0..self.settings.solve.rounds as u32 {
-            for stored in self.archive.rollouts_in(self.number, round)? {
-                rollouts += 1;
-                solved += u64::from(stored.score.exact_match >= 1.0);
-            }
-        }
-        Ok((rollouts, solved as f64 / rollouts.max(1) as f64))
-    }
 }
 
 fn train_report(steps: &[TrainStep]) -> TrainReport {
@@ -184,6 +191,7 @@ fn train_report(steps: &[TrainStep]) -> TrainReport {
         warm_start_steps: warm.len(),
         policy_steps: policy.len(),
         kl_last: policy.last().map_or(0.0, |step| value(step, "kl")),
+        ..TrainReport::default()
     }
 }
 
@@ -195,10 +203,12 @@ impl Report {
         let train = &self.train;
         let _ = write!(
             text,
-            "\n\nGame: {} rollouts, {:.0} % solved exactly\n\
-             Training: {} steps ({} warm start, {} on rollouts), {} tokens, loss {:.3} → {:.3}\n\n",
+            "\n\nGame: {} rollouts, {:.0} % solved exactly; {} of {} groups without variance\n\
+             Training: {} steps ({} warm start, {} on rollouts), {} tokens, loss {:.3} → {:.3}\n",
             self.rollouts,
             self.solve_rate * 100.0,
+            train.groups_without_variance,
+            train.groups,
             train.steps,
             train.warm_start_steps,
             train.policy_steps,
@@ -206,6 +216,10 @@ impl Report {
             train.loss_first,
             train.loss_last,
         );
+        if let Some(stopped) = &train.stopped {
+            let _ = writeln!(text, "Training on rollouts was STOPPED by a tripwire, {stopped}");
+        }
+        text.push('\n');
         text.push_str(&self.heldout_table());
         let verdict = if self.promoted { "PROMOTED" } else { "KEPT" };
         let (live, candidate) = (&self.live, &self.candidate);

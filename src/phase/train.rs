@@ -22,6 +22,8 @@ use crate::trainer::checkpoint;
 use crate::trainer::objective::Objective;
 use crate::trainer::optimizer::AdamW;
 use crate::trainer::optimizer::AdamWSettings;
+use crate::trainer::tripwire;
+use crate::trainer::tripwire::Crossed;
 
 /// Steps without a finite loss or gradient before a phase gives up.
 const MAX_SKIPPED: u32 = 3;
@@ -43,6 +45,8 @@ pub(super) struct Stretch<'a> {
     /// For each step its learning rate and examples.
     pub(super) steps: Vec<(f32, Vec<Example>)>,
     pub(super) objective: &'a Objective,
+    /// What else is recorded with each step.
+    pub(super) about: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Night<'_> {
@@ -102,12 +106,22 @@ impl Night<'_> {
                 phase: stretch.phase,
                 step: (stretch.first_step + index) as u32,
                 model_version: policy.version.id.clone(),
-                metrics: finite_json(&metrics)?,
+                metrics: recorded(&metrics, &stretch.about)?,
             });
         }
         checkpoint::save(&dir, &policy.adapter, trainer.optimizer(), &self.model.name)?;
         self.archive.record_train_steps(&self.unit(phase, &stretch.key), &rows)?;
         Ok(trainer.into_optimizer())
+    }
+
+    /// The first step on rollouts in this night that crossed a tripwire. Read from the archive, so
+    /// that a night that is gone through again stops where it stopped.
+    pub(super) fn tripped(&self) -> anyhow::Result<Option<(u32, Crossed)>> {
+        let steps = self.archive.train_steps(self.number)?;
+        let mut steps = steps.iter().filter(|step| step.phase == TrainPhase::Policy);
+        Ok(steps.find_map(|step| {
+            Some((step.step, tripwire::crossed(&self.settings.tripwires, &step.metrics)?))
+        }))
     }
 
     pub(super) fn optimizer_settings(&self) -> AdamWSettings {
@@ -161,10 +175,16 @@ impl Night<'_> {
 }
 
 /// Metrics as JSON, with what is not finite as null: JSON has no other way to say it.
-fn finite_json(metrics: &StepMetrics) -> anyhow::Result<serde_json::Value> {
+fn recorded(
+    metrics: &StepMetrics,
+    about: &serde_json::Map<String, serde_json::Value>,
+) -> anyhow::Result<serde_json::Value> {
     let mut value = serde_json::to_value(metrics)?;
     if !metrics.loss.is_finite() || !metrics.grad_norm.is_finite() {
         value["skipped"] = json!(true);
+    }
+    for (name, other) in about {
+        value[name] = other.clone();
     }
     Ok(value)
 }

@@ -66,6 +66,7 @@ impl Night<'_> {
                 first_step,
                 steps: steps.collect(),
                 objective: &Objective::Likelihood,
+                about: serde_json::Map::new(),
             };
             let mut shown = 0;
             optimizer = self.train(policy, optimizer, &stretch, |metrics| {

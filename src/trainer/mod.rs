@@ -7,6 +7,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod objective;
 pub mod optimizer;
+pub mod tripwire;
 
 use candle_core::Tensor;
 use serde::Deserialize;

@@ -224,20 +224,30 @@ fn a_night_killed_anywhere_goes_on_to_the_same_end() {
     assert_eq!(school.adapters(), adapters, "the adapters' bytes");
 }
 
-#[test]
-#[ignore = "two demos on the default model, made smaller: about ten minutes"]
-fn a_demo_killed_at_three_points_goes_on_to_the_same_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let home = folder.path().join("home");
-    let questions = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/heldout/questions.jsonl");
-    let few: Vec<String> =
-        fs::read_to_string(questions).unwrap().lines().take(20).map(String::from).collect();
-    let suite = folder.path().join("suite.jsonl");
-    fs::write(&suite, few.join("\n")).unwrap();
-    let demo = || {
+/// The demo on the default model, made smaller.
+struct SmallDemo {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDemo {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let questions = fs::read_to_string(repository.join("corpus/heldout/questions.jsonl"));
+        let few: Vec<String> = questions.unwrap().lines().take(20).map(String::from).collect();
+        fs::write(folder.path().join("suite.jsonl"), few.join("\n")).unwrap();
+        Self { folder }
+    }
+
+    fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nightschool"));
-        command.arg("--home").arg(&home).args(["demo", "--json", "--set"]);
-        command.arg(format!("heldout.suite={}", suite.display()));
+        command.arg("--home").arg(self.home()).args(["demo", "--json"]);
+        let suite = self.folder.path().join("suite.jsonl");
+        command.arg("--set").arg(format!("heldout.suite={}", suite.display()));
         for setting in [
             "propose.code_drafts=120",
             "propose.model_drafts=32",
@@ -253,15 +263,35 @@ fn a_demo_killed_at_three_points_goes_on_to_the_same_end() {
         }
         command.env("NIGHTSCHOOL_CACHE", support::cache()).env("NIGHTSCHOOL_LOG", "info");
         command
-    };
-    assert!(demo().stdout(Stdio::null()).status().unwrap().success());
+    }
+}
+
+#[test]
+#[ignore = "two small demos on the default model: about five minutes"]
+fn a_demo_killed_at_three_points_goes_on_to_the_same_end() {
+    let demo = SmallDemo::new();
+    let home = demo.home();
+    assert!(demo.command().stdout(Stdio::null()).status().unwrap().success());
     let straight = (digest(&home), adapters(&home));
     fs::remove_dir_all(&home).unwrap();
     for line in ["started: warm start", "started: drafts by the model", "rollouts, round 2"] {
-        kill_at(demo(), line);
+        kill_at(demo.command(), line);
     }
-    assert!(demo().stdout(Stdio::null()).status().unwrap().success());
+    assert!(demo.command().stdout(Stdio::null()).status().unwrap().success());
     assert_eq!((digest(&home), adapters(&home)), straight);
+}
+
+#[test]
+#[ignore = "a small demo on the default model: about two minutes"]
+fn a_tripwire_stops_the_game_and_keeps_what_was_stored() {
+    let demo = SmallDemo::new();
+    let output = demo.command().args(["--set", "tripwires.entropy_max=0.0001"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stopped = report["train"]["stopped"].as_str().unwrap();
+    assert!(stopped.contains("entropy was") && stopped.contains("above the limit"), "{stopped}");
+    assert_eq!(report["train"]["policy_steps"], 1);
+    assert_eq!(report["candidate"], "night1-warm");
 }
 
 #[test]

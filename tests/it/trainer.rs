@@ -1,6 +1,7 @@
 //! The trainer: gradients against finite differences, objectives against values worked out by
 //! hand, checkpoints that go on bit for bit, and adapters in PEFT layout.
 
+use nightschool::config::Tripwires;
 use nightschool::model::decoder::Decoder;
 use nightschool::model::lora::Adapter;
 use nightschool::model::lora::LoraShape;
@@ -20,6 +21,7 @@ use nightschool::trainer::objective::Preference;
 use nightschool::trainer::objective::advantage::Baselines;
 use nightschool::trainer::optimizer::AdamW;
 use nightschool::trainer::optimizer::AdamWSettings;
+use nightschool::trainer::tripwire;
 use proptest::prelude::*;
 use rand::Rng as _;
 
@@ -165,6 +167,23 @@ fn the_trainers_own_logprobs_stand_at_the_tokens_it_trains() {
     let metrics = trainer.step(&scored, &objective, 0.0).unwrap();
     assert!((metrics.ratio - 1.0).abs() < 1e-5 && metrics.clip_fraction == 0.0, "{metrics:?}");
     assert!(metrics.sampler_gap > 0.01);
+}
+
+#[test]
+fn tripwires_name_what_crossed_them() {
+    let limits = Tripwires { kl_max: Some(2.0), entropy_min: Some(0.1), ..Tripwires::default() };
+    let crossed = |metrics| tripwire::crossed(&limits, &metrics).map(|crossed| crossed.to_string());
+    assert_eq!(crossed(serde_json::json!({ "kl": 1.5, "entropy": 0.3, "grad_norm": 1e9 })), None);
+    assert_eq!(
+        crossed(serde_json::json!({ "kl": 2.5, "entropy": 0.3 })).unwrap(),
+        "kl was 2.5000, above the limit 2"
+    );
+    assert_eq!(
+        crossed(serde_json::json!({ "kl": 0.5, "entropy": 0.05 })).unwrap(),
+        "entropy was 0.0500, below the limit 0.1"
+    );
+    // A measure that is missing or not a number says nothing here: such a step is skipped.
+    assert_eq!(crossed(serde_json::json!({ "kl": null })), None);
 }
 
 proptest! {
