@@ -1,6 +1,7 @@
 //! `nightschool bench`: how well and how fast parts of the program work.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use clap::Subcommand;
@@ -8,13 +9,45 @@ use clap::Subcommand;
 use super::Json;
 use super::Output;
 use super::output::table;
+use super::places;
+use crate::model::Model;
+use crate::model::fetch;
+use crate::model::fetch::ModelSpec;
 use crate::retrieval::bench;
 use crate::retrieval::bench::Judgements;
+use crate::trainer;
+use crate::trainer::bench::TrainBench;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
     /// Search for judged queries in a collection
     Retrieve(RetrieveArgs),
+    /// Train an adapter on random tokens
+    Train(TrainArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    /// A built-in name, a folder, a .gguf file or a hub id
+    #[arg(long, default_value = "smollm2-135m")]
+    model: String,
+    /// Sequences per optimiser step
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    sequences: u32,
+    /// Tokens of each sequence
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=8192))]
+    tokens: u32,
+    /// LoRA rank, on all linear maps
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
+    rank: u32,
+    /// Steps measured, after one that is not
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    steps: u32,
+    /// Tokens per forward and backward pass: bounds memory
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    micro_batch_tokens: u32,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, Args)]
@@ -42,7 +75,51 @@ pub(super) struct RetrieveArgs {
 }
 
 pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
-    let BenchCommand::Retrieve(args) = command;
+    match command {
+        BenchCommand::Retrieve(args) => retrieve(args),
+        BenchCommand::Train(args) => train(args),
+    }
+}
+
+fn train(args: &TrainArgs) -> anyhow::Result<()> {
+    let spec: ModelSpec = args.model.parse()?;
+    let model = Arc::new(Model::load(&fetch::resolve(&spec, &places::cache()?)?)?);
+    let settings = TrainBench {
+        sequences: args.sequences as usize,
+        tokens: args.tokens as usize,
+        rank: args.rank as usize,
+        steps: args.steps as usize,
+        micro_batch_tokens: args.micro_batch_tokens as usize,
+    };
+    let report = trainer::bench::run(&model, &settings)?;
+    Output::new(args.json.json).show(&report, || {
+        let megabytes = report.peak_memory_bytes.map_or(0, |bytes| bytes / 1_000_000);
+        let rows = [
+            ("training", format!("{:.0} tokens a second", report.tokens_per_s)),
+            (
+                "step",
+                format!(
+                    "{:.2} s: forward {:.2}, backward {:.2}, optimiser {:.2}",
+                    report.step_s, report.forward_s, report.backward_s, report.update_s
+                ),
+            ),
+            ("peak memory", format!("{megabytes} MB")),
+            (
+                "floor",
+                format!(
+                    "{:.0} tokens a second at {:.0} GFLOP/s on {} threads; reached {:.0} %",
+                    report.floor_tokens_per_s,
+                    report.matmul_gflops,
+                    report.threads,
+                    report.floor_ratio * 100.0
+                ),
+            ),
+        ];
+        table(&[], rows.into_iter().map(|(name, value)| vec![name.to_string(), value]))
+    })
+}
+
+fn retrieve(args: &RetrieveArgs) -> anyhow::Result<()> {
     let judgements = match (&args.queries, &args.qrels, &args.questions) {
         (Some(queries), Some(qrels), _) => {
             Judgements::Tsv { queries: queries.clone(), qrels: qrels.clone() }

@@ -4,10 +4,13 @@
 //! answer is a branch of it. A group of eight rollouts costs little more than one.
 
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod objective;
 pub mod optimizer;
 pub mod tripwire;
+
+use std::time::Instant;
 
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -69,6 +72,18 @@ pub struct Trainer<'a> {
     optimizer: AdamW,
     /// Packed tokens of one forward and backward pass at most, unless one example alone is longer.
     micro_batch_tokens: usize,
+    timings: Timings,
+}
+
+/// Where a trainer's time went so far, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// Forward passes and losses.
+    pub forward_s: f64,
+    /// Backward passes.
+    pub backward_s: f64,
+    /// The optimiser.
+    pub update_s: f64,
 }
 
 impl<'a> Trainer<'a> {
@@ -79,12 +94,18 @@ impl<'a> Trainer<'a> {
         optimizer: AdamW,
         micro_batch_tokens: usize,
     ) -> Self {
-        Self { decoder, adapter, optimizer, micro_batch_tokens }
+        let timings = Timings::default();
+        Self { decoder, adapter, optimizer, micro_batch_tokens, timings }
     }
 
     /// The optimiser, for its state and step count.
     pub fn optimizer(&self) -> &AdamW {
         &self.optimizer
+    }
+
+    /// Where the time went so far.
+    pub fn timings(&self) -> Timings {
+        self.timings
     }
 
     /// The optimiser, to go on with.
@@ -114,24 +135,27 @@ impl<'a> Trainer<'a> {
             finite &= share.is_finite();
             metrics.loss += share;
         }
+        let update = Instant::now();
         metrics.grad_norm = gradients.norm()?;
         if totals.targets == 0 || !finite || !metrics.grad_norm.is_finite() {
             metrics.skipped = true;
             return Ok(metrics);
         }
         self.optimizer.apply(self.adapter.variables(), &gradients, learning_rate)?;
+        self.timings.update_s += update.elapsed().as_secs_f64();
         Ok(metrics)
     }
 
     /// Adds the gradient of `chunk`'s share of the loss; returns that share.
     fn micro_step(
-        &self,
+        &mut self,
         chunk: &[Example],
         objective: &Objective,
         totals: Totals,
         gradients: &mut optimizer::Gradients,
         metrics: &mut StepMetrics,
     ) -> Result<f32, TrainError> {
+        let forward = Instant::now();
         let batch = batch::pack(chunk, |targets| objective.weight(totals, targets));
         let base = match objective.needs_base() {
             true => Some(self.score(&batch, None)?.logprobs()?.detach()),
@@ -148,8 +172,11 @@ impl<'a> Trainer<'a> {
         metrics.ratio += share * seen.ratio;
         metrics.sampler_gap += share * seen.sampler_gap;
         metrics.corrected += share * seen.corrected;
+        self.timings.forward_s += forward.elapsed().as_secs_f64();
+        let backward = Instant::now();
         let store = loss.backward()?;
         gradients.add(self.adapter.variables(), &store)?;
+        self.timings.backward_s += backward.elapsed().as_secs_f64();
         Ok(loss.to_scalar()?)
     }
 

@@ -19,6 +19,7 @@ pub use head::TokenScores;
 pub use head::token_scores;
 pub use linear::LoraPair;
 pub use linear::linear;
+pub use matrix::matmul_gflops;
 pub use pointwise::RopeTable;
 pub use pointwise::rms_norm;
 pub use pointwise::rope;

@@ -1,0 +1,156 @@
+//! How fast training is, beside the floor that this machine's matrix product sets.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::Rng as _;
+use serde::Serialize;
+
+use super::Trainer;
+use super::batch::Branch;
+use super::batch::Example;
+use super::objective::Objective;
+use super::optimizer::AdamW;
+use super::optimizer::AdamWSettings;
+use crate::model::Model;
+use crate::model::config::DecoderConfig;
+use crate::model::lora::Adapter;
+use crate::model::lora::LoraShape;
+use crate::model::lora::Target;
+use crate::model::ops;
+use crate::progress::Progress;
+use crate::rng;
+
+/// What to train for the measurement.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainBench {
+    /// Sequences per optimiser step.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub tokens: usize,
+    /// LoRA rank, on all linear maps.
+    pub rank: usize,
+    /// Steps measured, after one that is not.
+    pub steps: usize,
+    /// Tokens per forward and backward pass.
+    pub micro_batch_tokens: usize,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrainBenchReport {
+    /// Version of this shape.
+    pub schema_version: u32,
+    /// Sequences per step.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub tokens: usize,
+    /// LoRA rank.
+    pub rank: usize,
+    /// Tokens per forward and backward pass.
+    pub micro_batch_tokens: usize,
+    /// Threads used.
+    pub threads: usize,
+    /// Tokens trained a second, by the median step.
+    pub tokens_per_s: f64,
+    /// Median time of a step.
+    pub step_s: f64,
+    /// Mean time per step of the forward passes.
+    pub forward_s: f64,
+    /// Mean time per step of the backward passes.
+    pub backward_s: f64,
+    /// Mean time per step of the optimiser.
+    pub update_s: f64,
+    /// The process's largest resident memory, where the system tells it.
+    pub peak_memory_bytes: Option<u64>,
+    /// Rate of a large matrix product on this machine, 1e9 operations a second.
+    pub matmul_gflops: f64,
+    /// Tokens a second if nothing but the linear maps' products took time: forward, input
+    /// gradients, and the adapter's own.
+    pub floor_tokens_per_s: f64,
+    /// Share of the floor that was reached.
+    pub floor_ratio: f64,
+}
+
+/// Trains a fresh adapter on random tokens.
+///
+/// # Errors
+/// When training fails.
+pub fn run(model: &Arc<Model>, bench: &TrainBench) -> anyhow::Result<TrainBenchReport> {
+    let config = model.decoder.config();
+    let shape = LoraShape { rank: bench.rank, alpha: 2.0 * bench.rank as f32 };
+    let adapter = Adapter::fresh(config, shape, &mut rng::stream(1, &["bench adapter"]))?;
+    let optimizer = AdamW::new(AdamWSettings::default());
+    let mut trainer = Trainer::new(&model.decoder, &adapter, optimizer, bench.micro_batch_tokens);
+    let examples = random_examples(bench, config.vocabulary as u32);
+    let progress = Progress::start("training steps", bench.steps as u64 + 1);
+    trainer.step(&examples, &Objective::Likelihood, 1e-4)?;
+    progress.advance(1);
+    let warm = trainer.timings();
+    let mut seconds = Vec::with_capacity(bench.steps);
+    for _ in 0..bench.steps {
+        let start = Instant::now();
+        trainer.step(&examples, &Objective::Likelihood, 1e-4)?;
+        seconds.push(start.elapsed().as_secs_f64());
+        progress.advance(1);
+    }
+    seconds.sort_by(f64::total_cmp);
+    let step_s = seconds[seconds.len() / 2];
+    let timings = trainer.timings();
+    let mean = |now: f64, before: f64| (now - before) / bench.steps as f64;
+    let matmul_gflops = ops::matmul_gflops();
+    let floor_tokens_per_s = matmul_gflops * 1e9 / flops_per_token(config, bench.rank);
+    let tokens_per_s = (bench.sequences * bench.tokens) as f64 / step_s;
+    Ok(TrainBenchReport {
+        schema_version: 1,
+        sequences: bench.sequences,
+        tokens: bench.tokens,
+        rank: bench.rank,
+        micro_batch_tokens: bench.micro_batch_tokens,
+        threads: rayon::current_num_threads(),
+        tokens_per_s,
+        step_s,
+        forward_s: mean(timings.forward_s, warm.forward_s),
+        backward_s: mean(timings.backward_s, warm.backward_s),
+        update_s: mean(timings.update_s, warm.update_s),
+        peak_memory_bytes: peak_memory(),
+        matmul_gflops,
+        floor_tokens_per_s,
+        floor_ratio: tokens_per_s / floor_tokens_per_s,
+    })
+}
+
+fn random_examples(bench: &TrainBench, vocabulary: u32) -> Vec<Example> {
+    let mut draws = rng::stream(1, &["bench tokens"]);
+    let mut tokens = |n: usize| (0..n).map(|_| draws.random_range(0..vocabulary)).collect();
+    (0..bench.sequences)
+        .map(|_| Example {
+            prompt: tokens(1),
+            branches: vec![Branch {
+                tokens: tokens(bench.tokens - 1),
+                owned: vec![true; bench.tokens - 1],
+                sampled_logprobs: Vec::new(),
+                old_logprobs: Vec::new(),
+                advantage: 1.0,
+            }],
+        })
+        .collect()
+}
+
+/// Operations of the linear maps and the head: two per weight forward, two for the input's
+/// gradient; the adapter's terms two more, for their own.
+fn flops_per_token(config: &DecoderConfig, rank: usize) -> f64 {
+    let dims = || Target::ALL.iter().map(|target| target.dims(config));
+    let layer: usize = dims().map(|(out, inner)| out * inner).sum();
+    let low_rank: usize = dims().map(|(out, inner)| rank * (out + inner)).sum();
+    let frozen = config.layers * layer + config.vocabulary * config.hidden;
+    4.0 * frozen as f64 + 6.0 * (config.layers * low_rank) as f64
+}
+
+/// The largest resident memory so far, from Linux's account of this process.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
