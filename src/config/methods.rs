@@ -43,3 +43,15 @@ pub enum Correction {
     /// Tokens are weighted by π_trainer/π_sampler, and left out where it exceeds the limit.
     Mask,
 }
+
+/// The course of the learning rate behind its warm-up; a decay ends at a tenth of the peak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// The peak throughout.
+    Constant,
+    /// Down in a straight line.
+    Linear,
+    /// Down along half a cosine (Loshchilov & Hutter 2017).
+    Cosine,
+}

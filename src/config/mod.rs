@@ -16,6 +16,7 @@ use serde::Serialize;
 pub use self::methods::Advantage;
 pub use self::methods::Aggregation;
 pub use self::methods::Correction;
+pub use self::methods::Decay;
 pub use self::tripwires::Tripwires;
 
 /// The defaults, commented; what `nightschool init` writes.
@@ -154,6 +155,10 @@ pub struct WarmStart {
     pub proposals: usize,
     /// Peak learning rate.
     pub learning_rate: f32,
+    /// Steps over which it rises.
+    pub warm_up: usize,
+    /// Its course from there.
+    pub decay: Decay,
 }
 
 /// How tasks are attempted.
@@ -194,6 +199,12 @@ pub struct Train {
     pub alpha: f32,
     /// Peak learning rate of the policy gradient.
     pub learning_rate: f32,
+    /// Steps over which it rises, from the night's first step on rollouts.
+    pub warm_up: usize,
+    /// Its course from there to the night's last round.
+    pub decay: Decay,
+    /// Decoupled weight decay, here and in the warm start.
+    pub weight_decay: f64,
     /// Groups per optimiser step.
     pub groups: usize,
     /// How a group's rewards become advantages.
@@ -339,6 +350,7 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("verify.min_f1", f64::from(settings.verify.min_f1), 0.01, 1.0),
         ("train.learning_rate", f64::from(settings.train.learning_rate), 0.0, 1.0),
         ("warm_start.learning_rate", f64::from(settings.warm_start.learning_rate), 0.0, 1.0),
+        ("train.weight_decay", settings.train.weight_decay, 0.0, 1.0),
         ("train.clip_low", f64::from(settings.train.clip_low), 0.0, 1.0),
         ("train.clip_high", f64::from(settings.train.clip_high), 0.0, 10.0),
         ("train.kl_coefficient", f64::from(settings.train.kl_coefficient), 0.0, 10.0),

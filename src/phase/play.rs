@@ -29,6 +29,7 @@ use crate::trainer::objective::Objective;
 use crate::trainer::objective::PolicyGradient;
 use crate::trainer::objective::advantage::Baselines;
 use crate::trainer::optimizer::AdamW;
+use crate::trainer::optimizer::RateSchedule;
 
 /// Tasks whose rollouts are one unit of work.
 const UNIT: usize = 4;
@@ -200,15 +201,22 @@ impl Night<'_> {
         let chunks = groups.chunks(train.groups);
         let progress = Progress::start(&what, chunks.len() as u64);
         let steps_per_round = self.settings.solve.tasks.div_ceil(train.groups);
+        let rates = RateSchedule {
+            decay: train.decay,
+            peak: train.learning_rate,
+            warm_up: train.warm_up,
+            total: self.settings.solve.rounds * steps_per_round,
+        };
         let mut optimizer = AdamW::new(self.optimizer_settings());
         let about = RoundStatistics::of(&self.archive.rollouts_in(self.number, round)?);
         let about = about.recorded();
         for (index, chunk) in chunks.enumerate() {
+            let step = round as usize * steps_per_round + index;
             let stretch = Stretch {
                 phase: TrainPhase::Policy,
                 key: format!("{round:02}/{index:04}"),
-                first_step: round as usize * steps_per_round + index,
-                steps: vec![(train.learning_rate, chunk.to_vec())],
+                first_step: step,
+                steps: vec![(rates.at(step), chunk.to_vec())],
                 objective: &objective,
                 about: about.clone(),
             };

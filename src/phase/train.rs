@@ -125,7 +125,9 @@ impl Night<'_> {
     }
 
     pub(super) fn optimizer_settings(&self) -> AdamWSettings {
-        AdamWSettings { clip_norm: self.settings.train.clip_norm, ..AdamWSettings::default() }
+        let train = &self.settings.train;
+        let (clip_norm, weight_decay) = (train.clip_norm, train.weight_decay);
+        AdamWSettings { clip_norm, weight_decay, ..AdamWSettings::default() }
     }
 
     /// Stores the policy's weights as a version of their own, in PEFT layout.

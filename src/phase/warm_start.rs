@@ -26,10 +26,7 @@ use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
 use crate::trainer::objective::Objective;
 use crate::trainer::optimizer::AdamW;
-use crate::trainer::optimizer::scheduled_rate;
-
-/// Steps over which the learning rate rises.
-const WARM_UP_STEPS: usize = 5;
+use crate::trainer::optimizer::RateSchedule;
 
 impl Night<'_> {
     /// Trains on code-made tasks when the night starts from the base model.
@@ -50,11 +47,16 @@ impl Night<'_> {
         let progress = Progress::start("warm start on tasks made by code", settings.steps as u64);
         let mut optimizer = AdamW::new(self.optimizer_settings());
         let stretch_steps = self.settings.train.checkpoint_steps;
+        let rates = RateSchedule {
+            decay: settings.decay,
+            peak: settings.learning_rate,
+            warm_up: settings.warm_up,
+            total: settings.steps,
+        };
         for first_step in (0..settings.steps).step_by(stretch_steps) {
             let last = (first_step + stretch_steps).min(settings.steps);
             let steps = (first_step..last).map(|step| {
-                let rate =
-                    scheduled_rate(settings.learning_rate, step, WARM_UP_STEPS, settings.steps);
+                let rate = rates.at(step);
                 let first = step * settings.searches;
                 let chosen = (first..first + settings.searches)
                     .map(|index| examples[index % examples.len()].clone());

@@ -10,6 +10,8 @@ use candle_core::backprop::GradStore;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use crate::config::Decay;
+
 /// Constants of the optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,12 +163,35 @@ impl AdamW {
     }
 }
 
-/// Learning rate at `step` (from 0) of `total`: linear warm-up, then linear decay to a tenth.
-pub fn scheduled_rate(peak: f32, step: usize, warm_up: usize, total: usize) -> f32 {
-    if step < warm_up {
-        return peak * (step + 1) as f32 / warm_up as f32;
+/// How the learning rate goes from its peak.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateSchedule {
+    /// Its course behind the warm-up.
+    pub decay: Decay,
+    /// The largest rate.
+    pub peak: f32,
+    /// Steps over which it rises from zero.
+    pub warm_up: usize,
+    /// Steps in all.
+    pub total: usize,
+}
+
+/// Share of the peak that is left at the end of a decay.
+const FLOOR: f32 = 0.1;
+
+impl RateSchedule {
+    /// The rate of a step, counted from 0. Past the last step it stays what it was there.
+    pub fn at(&self, step: usize) -> f32 {
+        if step < self.warm_up {
+            return self.peak * (step + 1) as f32 / self.warm_up as f32;
+        }
+        let left = self.total.saturating_sub(self.warm_up).max(1) as f32;
+        let progress = ((step - self.warm_up) as f32 / left).min(1.0);
+        let share = match self.decay {
+            Decay::Constant => 1.0,
+            Decay::Linear => 1.0 - progress,
+            Decay::Cosine => f32::midpoint(1.0, (std::f32::consts::PI * progress).cos()),
+        };
+        self.peak * (FLOOR + (1.0 - FLOOR) * share)
     }
-    let left = total.saturating_sub(warm_up).max(1) as f32;
-    let progress = (step - warm_up) as f32 / left;
-    peak * (1.0 - 0.9 * progress.min(1.0))
 }

@@ -21,6 +21,8 @@ use nightschool::trainer::objective::Preference;
 use nightschool::trainer::objective::advantage::Baselines;
 use nightschool::trainer::optimizer::AdamW;
 use nightschool::trainer::optimizer::AdamWSettings;
+use nightschool::trainer::optimizer::Decay;
+use nightschool::trainer::optimizer::RateSchedule;
 use nightschool::trainer::tripwire;
 use proptest::prelude::*;
 use rand::Rng as _;
@@ -167,6 +169,23 @@ fn the_trainers_own_logprobs_stand_at_the_tokens_it_trains() {
     let metrics = trainer.step(&scored, &objective, 0.0).unwrap();
     assert!((metrics.ratio - 1.0).abs() < 1e-5 && metrics.clip_fraction == 0.0, "{metrics:?}");
     assert!(metrics.sampler_gap > 0.01);
+}
+
+#[test]
+fn learning_rates_rise_and_fall_as_named() {
+    let at = |decay, step| RateSchedule { decay, peak: 1.0, warm_up: 4, total: 24 }.at(step);
+    for decay in [Decay::Constant, Decay::Linear, Decay::Cosine] {
+        assert_eq!([at(decay, 0), at(decay, 3), at(decay, 4)], [0.25, 1.0, 1.0], "{decay:?}");
+    }
+    let halfway = [Decay::Constant, Decay::Linear, Decay::Cosine].map(|decay| at(decay, 14));
+    let end = [Decay::Constant, Decay::Linear, Decay::Cosine].map(|decay| at(decay, 24));
+    for (found, expected) in halfway.iter().zip([1.0, 0.55, 0.55]) {
+        assert!((found - expected).abs() < 1e-6);
+    }
+    for (found, expected) in end.iter().zip([1.0, 0.1, 0.1]) {
+        assert!((found - expected).abs() < 1e-6);
+    }
+    assert!(at(Decay::Cosine, 9) > at(Decay::Linear, 9), "a cosine falls late");
 }
 
 #[test]
