@@ -7,17 +7,13 @@ use clap::Args;
 use super::Global;
 use super::Json;
 use super::Output;
-use super::errors::NoSuchObject;
+use super::adapters;
 use super::errors::UsageError;
 use super::interrupt;
 use super::places;
-use crate::archive::ArchiveReader;
-use crate::archive::ModelKind;
-use crate::archive::ModelVersion;
 use crate::config;
 use crate::evaluation::standalone;
 use crate::evaluation::standalone::EvalArgs;
-use crate::phase::home::Home;
 
 #[derive(Debug, Args)]
 pub(super) struct EvalCliArgs {
@@ -53,7 +49,7 @@ pub(super) struct EvalCliArgs {
 }
 
 pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
-    let adapter = adapter(global, &args.adapter)?;
+    let adapter = adapters::find(global, &args.adapter)?;
     let model = places::model_flag(args.model.as_ref());
     let flags: Vec<String> = model.into_iter().collect();
     // No home is needed; one that is named brings its settings, above all its model.
@@ -92,55 +88,4 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
     };
     let report = standalone::run(&eval)?;
     Output::new(args.json.json).show(&report, || report.render())
-}
-
-/// An adapter's folder.
-struct Found {
-    path: PathBuf,
-    /// Whether it was found through a home's archive.
-    of_home: bool,
-}
-
-fn adapter(global: &Global, name: &str) -> anyhow::Result<Option<Found>> {
-    let path = PathBuf::from(name);
-    if name == "none" {
-        return Ok(None);
-    }
-    if name != "live" && path.is_dir() {
-        return Ok(Some(Found { path, of_home: false }));
-    }
-    let home = places::home(global)?;
-    let version = version(&home, name)?;
-    if version.kind == ModelKind::Base {
-        tracing::warn!("{name} is the base model, without an adapter");
-        return Ok(None);
-    }
-    Ok(Some(Found { path: home.dir().join(version.path), of_home: true }))
-}
-
-/// The model version called `live`, or whose id is or begins with `name`.
-fn version(home: &Home, name: &str) -> anyhow::Result<ModelVersion> {
-    let missing = |what: String| {
-        let list = places::command_for(home, "model list");
-        NoSuchObject(format!("{what} in {}; see `{list}`", home.dir().display()))
-    };
-    if !home.archive().exists() {
-        return Err(missing(format!("no adapter folder {name:?}, and no model versions")).into());
-    }
-    let archive = ArchiveReader::open(&home.archive())?;
-    if name == "live" {
-        let live = archive.live_model()?;
-        return Ok(live.ok_or_else(|| missing("no model is live".to_string()))?);
-    }
-    let versions = archive.model_versions()?.into_iter().map(|(version, _)| version);
-    let mut matching: Vec<ModelVersion> =
-        versions.filter(|version| version.id.starts_with(name)).collect();
-    if let Some(exact) = matching.iter().position(|version| version.id == name) {
-        return Ok(matching.swap_remove(exact));
-    }
-    match matching.len() {
-        0 => Err(missing(format!("no adapter folder or model version {name:?}")).into()),
-        1 => Ok(matching.swap_remove(0)),
-        n => Err(UsageError(format!("{n} model versions begin with {name:?}; give more")).into()),
-    }
 }

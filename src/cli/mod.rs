@@ -1,5 +1,6 @@
 //! The command line: nouns, then verbs. Data go to standard output, everything else to stderr.
 
+mod adapters;
 mod bench;
 mod corpus;
 mod demo;

@@ -1,6 +1,7 @@
 //! `nightschool model`: fetch base models, list them and the versions that nights made.
 
 use std::path::Path;
+use std::path::PathBuf;
 
 use clap::Args;
 use clap::Subcommand;
@@ -10,16 +11,22 @@ use serde_json::json;
 use super::Global;
 use super::Json;
 use super::Output;
+use super::adapters;
+use super::errors::UsageError;
 use super::output::or_dash;
 use super::output::table;
 use super::places;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::archive::ModelVersion;
+use crate::config;
+use crate::model::Model;
+use crate::model::export::export;
 use crate::model::fetch;
 use crate::model::fetch::BUILTINS;
 use crate::model::fetch::Layout;
 use crate::model::fetch::ModelSpec;
+use crate::model::lora::Adapter;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelCommand {
@@ -27,6 +34,22 @@ pub(super) enum ModelCommand {
     Fetch(FetchArgs),
     /// List the models that can be fetched by name and the versions of this home
     List(ListArgs),
+    /// Write a version as a model of its own, its adapter merged into the weights
+    Export(ExportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// A model version of the home, `live`, or a PEFT folder
+    version: String,
+    /// Folder to write: config.json, tokenizer.json, model.safetensors
+    #[arg(value_name = "DIR")]
+    to: PathBuf,
+    /// The base of a PEFT folder (default: the home's model)
+    #[arg(long)]
+    model: Option<String>,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, Args)]
@@ -57,7 +80,31 @@ pub(super) fn run(global: &Global, command: &ModelCommand) -> anyhow::Result<()>
     match command {
         ModelCommand::Fetch(args) => fetch_model(args),
         ModelCommand::List(args) => list(global, args),
+        ModelCommand::Export(args) => export_version(global, args),
     }
+}
+
+fn export_version(global: &Global, args: &ExportArgs) -> anyhow::Result<()> {
+    if args.to.exists() {
+        return Err(UsageError(format!("{} exists; name a new folder", args.to.display())).into());
+    }
+    let Some(found) = adapters::find(global, &args.version)? else {
+        let version = &args.version;
+        return Err(UsageError(format!("{version} has no adapter: nothing to merge")).into());
+    };
+    let flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
+    let settings = match found.of_home || global.home.is_some() {
+        true => places::settings(global, &places::home(global)?, &[], &flags)?,
+        false => config::load(&[], &[&global.set[..], &flags].concat())?,
+    };
+    let spec: ModelSpec = settings.model.parse()?;
+    let model = Model::load(&fetch::resolve(&spec, &places::cache()?)?)?;
+    let adapter = Adapter::load(&found.path, model.decoder.config())?;
+    let hash = export(&model, &adapter, &args.to)?;
+    let value = json!({ "path": args.to, "base": model.name, "adapter": found.path, "hash": hash });
+    Output::new(args.json.json).show(&value, || {
+        format!("{} with {} is in {}", model.name, found.path.display(), args.to.display())
+    })
 }
 
 fn fetch_model(args: &FetchArgs) -> anyhow::Result<()> {

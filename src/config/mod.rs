@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::model::lora::Target;
+
 pub use self::methods::Advantage;
 pub use self::methods::Aggregation;
 pub use self::methods::Correction;
@@ -197,6 +199,8 @@ pub struct Train {
     pub rank: usize,
     /// LoRA alpha.
     pub alpha: f32,
+    /// Linear maps with a low-rank term; at least one.
+    pub target_modules: Vec<Target>,
     /// Peak learning rate of the policy gradient.
     pub learning_rate: f32,
     /// Steps over which it rises, from the night's first step on rollouts.
@@ -331,6 +335,7 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("solve.rollouts", settings.solve.rollouts, 2, 64),
         ("solve.max_tokens", settings.solve.max_tokens, 1, 4096),
         ("train.rank", settings.train.rank, 1, 512),
+        ("train.target_modules", settings.train.target_modules.len(), 1, Target::COUNT),
         ("train.groups", settings.train.groups, 1, 4096),
         ("train.checkpoint_steps", settings.train.checkpoint_steps, 1, 10_000),
         ("warm_start.searches", settings.warm_start.searches, 1, 4096),

@@ -164,6 +164,12 @@ impl ChatTemplate {
         Self::new(&source, &begin, &end).map(Some)
     }
 
+    /// The template's own text.
+    pub fn source(&self) -> String {
+        let template = self.environment.get_template(NAME);
+        template.map(|template| template.source().to_string()).unwrap_or_default()
+    }
+
     /// The prompt for `messages`; with `add_generation_prompt` it ends where the assistant's next
     /// turn begins. Encode it with [`super::tokenizer::Tokenizer::encode_with_specials`].
     ///

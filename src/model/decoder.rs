@@ -60,6 +60,21 @@ impl Decoder {
         &self.config
     }
 
+    /// The token embedding (vocabulary, hidden).
+    pub fn embedding(&self) -> &Tensor {
+        &self.embedding
+    }
+
+    /// The layers' weights, first to last.
+    pub fn layers(&self) -> &[LayerWeights] {
+        &self.layers
+    }
+
+    /// The norm behind the last layer (hidden).
+    pub fn final_norm(&self) -> &Tensor {
+        &self.final_norm
+    }
+
     /// The output head (vocabulary, hidden), frozen.
     pub fn head(&self) -> &Tensor {
         &self.head

@@ -14,27 +14,35 @@ use serde::Serialize;
 
 use super::config::DecoderConfig;
 use super::ops::LoraPair;
+use super::tokenizer::TokenizerError;
 use crate::durable;
 use crate::durable::PendingDirectory;
 use crate::rng::Rng;
 
 /// The linear maps of a layer, in the order they are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(usize)]
 pub enum Target {
     /// Query projection.
+    #[serde(rename = "q_proj")]
     Query,
     /// Key projection.
+    #[serde(rename = "k_proj")]
     Key,
     /// Value projection.
+    #[serde(rename = "v_proj")]
     Value,
     /// Attention output projection.
+    #[serde(rename = "o_proj")]
     Output,
     /// Gate projection of the feed-forward block.
+    #[serde(rename = "gate_proj")]
     Gate,
     /// Up projection of the feed-forward block.
+    #[serde(rename = "up_proj")]
     Up,
     /// Down projection of the feed-forward block.
+    #[serde(rename = "down_proj")]
     Down,
 }
 
@@ -56,6 +64,12 @@ impl Target {
             Self::Up => "mlp.up_proj",
             Self::Down => "mlp.down_proj",
         }
+    }
+
+    /// Its name in `target_modules`, such as `q_proj`.
+    pub fn name(self) -> &'static str {
+        let module = self.module();
+        module.rsplit('.').next().unwrap_or(module)
     }
 
     /// (out, in) of the map.
@@ -100,22 +114,51 @@ pub enum AdapterError {
     /// Writing failed; nothing was left behind.
     #[error(transparent)]
     Write(#[from] durable::DurableError),
+    /// The model's tokenizer cannot be written down.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// Linear maps that an adapter has terms for, in every layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetSet([bool; Target::COUNT]);
+
+impl TargetSet {
+    /// All linear maps.
+    pub const ALL: Self = Self([true; Target::COUNT]);
+
+    /// Those named.
+    pub fn of(targets: &[Target]) -> Self {
+        Self(Target::ALL.map(|target| targets.contains(&target)))
+    }
+
+    /// Whether `target` is one of them.
+    pub fn contains(self, target: Target) -> bool {
+        self.0[target as usize]
+    }
+
+    /// Those there are, in order.
+    pub fn iter(self) -> impl Iterator<Item = Target> {
+        Target::ALL.into_iter().filter(move |target| self.contains(*target))
+    }
 }
 
 /// Size and strength of an adapter.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoraShape {
     /// Rank r of the low-rank term.
     pub rank: usize,
     /// Scale numerator: the term is multiplied by alpha / r.
     pub alpha: f32,
+    /// The linear maps it is added to.
+    pub targets: TargetSet,
 }
 
-/// A LoRA adapter on all linear maps of a decoder.
+/// A LoRA adapter on linear maps of a decoder.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     shape: LoraShape,
-    pairs: Vec<[LoraPair; Target::COUNT]>,
+    pairs: Vec<[Option<LoraPair>; Target::COUNT]>,
     variables: BTreeMap<String, Var>,
 }
 
@@ -154,6 +197,18 @@ impl PeftConfig {
         let variants = self.use_rslora || self.use_dora || self.fan_in_fan_out || patterns;
         self.peft_type == "LORA" && self.r > 0 && !variants
     }
+
+    /// The maps named in `target_modules`, as `q_proj` or by a longer path.
+    fn targets(&self) -> Result<TargetSet, String> {
+        let known = |name: &String| {
+            let last = name.rsplit('.').next().unwrap_or(name);
+            let target = Target::ALL.into_iter().find(|target| target.name() == last);
+            target.ok_or_else(|| format!("`{name}` is not a linear map of the decoder's layers"))
+        };
+        let targets: Vec<Target> =
+            self.target_modules.iter().map(known).collect::<Result<_, _>>()?;
+        Ok(TargetSet::of(&targets))
+    }
 }
 
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -177,7 +232,7 @@ impl Adapter {
     ) -> Result<Self, AdapterError> {
         let mut tensors = HashMap::new();
         for layer in 0..config.layers {
-            for target in Target::ALL {
+            for target in shape.targets.iter() {
                 let (out, inner) = target.dims(config);
                 let bound = 1.0 / (inner as f32).sqrt();
                 let a: Vec<f32> =
@@ -219,15 +274,14 @@ impl Adapter {
             Ok(tensor)
         };
         for layer in 0..config.layers {
-            let mut of_layer = Vec::with_capacity(Target::COUNT);
-            for target in Target::ALL {
+            let mut of_layer = [const { None }; Target::COUNT];
+            for target in shape.targets.iter() {
                 let (out, inner) = target.dims(config);
                 let a = read(key(layer, target, 'A'), (shape.rank, inner))?;
                 let b = read(key(layer, target, 'B'), (out, shape.rank))?;
-                of_layer.push(LoraPair { a, b, scale });
+                of_layer[target as usize] = Some(LoraPair { a, b, scale });
             }
-            let of_layer = of_layer.try_into();
-            pairs.push(of_layer.map_err(|_| AdapterError::Mismatch("layer".into()))?);
+            pairs.push(of_layer);
         }
         if let Some(extra) = tensors.keys().find(|name| !variables.contains_key(*name)) {
             return Err(AdapterError::Mismatch(format!("`{extra}` has no place in the model")));
@@ -238,8 +292,8 @@ impl Adapter {
     /// Reads a PEFT directory.
     ///
     /// # Errors
-    /// When a file is missing or malformed, asks for something other than plain LoRA on all
-    /// linear maps, or does not fit the model.
+    /// When a file is missing or malformed, asks for something other than plain LoRA on linear
+    /// maps, or does not fit the model.
     pub fn load(dir: &Path, config: &DecoderConfig) -> Result<Self, AdapterError> {
         let path = dir.join(CONFIG_FILE);
         let display = path.display().to_string();
@@ -250,7 +304,8 @@ impl Adapter {
         if !peft.plain() {
             return Err(wrong("only plain LoRA adapters are supported".into()));
         }
-        let shape = LoraShape { rank: peft.r, alpha: peft.lora_alpha };
+        let targets = peft.targets().map_err(wrong)?;
+        let shape = LoraShape { rank: peft.r, alpha: peft.lora_alpha, targets };
         let path = dir.join(WEIGHTS_FILE);
         let bytes = std::fs::read(&path)
             .map_err(|source| AdapterError::Read { path: path.display().to_string(), source })?;
@@ -271,10 +326,7 @@ impl Adapter {
             r: self.shape.rank,
             lora_alpha: self.shape.alpha,
             lora_dropout: 0.0,
-            target_modules: Target::ALL
-                .iter()
-                .map(|target| target.module().rsplit('.').next().unwrap_or_default().to_string())
-                .collect(),
+            target_modules: self.shape.targets.iter().map(|t| t.name().to_string()).collect(),
             bias: "none".into(),
             fan_in_fan_out: false,
             inference_mode: true,
@@ -294,12 +346,12 @@ impl Adapter {
         Ok(pending.seal()?.content_hash())
     }
 
-    /// The low-rank term of one linear map.
+    /// The low-rank term of one linear map, if it has one.
     pub fn pair(&self, layer: usize, target: Target) -> Option<&LoraPair> {
-        self.pairs.get(layer).map(|layer| &layer[target as usize])
+        self.pairs.get(layer)?[target as usize].as_ref()
     }
 
-    /// Rank and alpha.
+    /// Rank, alpha and targets.
     pub fn shape(&self) -> LoraShape {
         self.shape
     }
@@ -318,7 +370,7 @@ impl Adapter {
         let mut pairs = Vec::with_capacity(self.pairs.len());
         for layer in &self.pairs {
             let mut of_layer = layer.clone();
-            for pair in &mut of_layer {
+            for pair in of_layer.iter_mut().flatten() {
                 *pair = LoraPair { a: copy(&pair.a)?, b: copy(&pair.b)?, scale: pair.scale };
             }
             pairs.push(of_layer);
@@ -332,6 +384,8 @@ pub(crate) fn serialise<'a>(
     tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
 ) -> Result<Vec<u8>, AdapterError> {
     let tensors: Vec<(&str, &Tensor)> = tensors.collect();
-    safetensors::serialize(tensors, None)
+    // Without this note transformers does not load the file.
+    let note = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize(tensors, Some(note))
         .map_err(|error| AdapterError::Mismatch(format!("safetensors: {error}")))
 }

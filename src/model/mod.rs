@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod config;
 pub mod decoder;
+pub mod export;
 pub mod fetch;
 pub mod gguf;
 pub mod kv;

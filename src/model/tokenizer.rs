@@ -160,6 +160,15 @@ impl Tokenizer {
         Self { plain, parsing, ids }
     }
 
+    /// The tokenizer as the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When the library cannot write it down.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        let wrong = |error: tokenizers::Error| TokenizerError::Vocabulary(error.to_string());
+        self.parsing.to_string(true).map_err(wrong)
+    }
+
     /// Token ids of `text`. Nothing is added, and special tokens written in the text are taken as
     /// ordinary characters: a document cannot end a turn.
     ///

@@ -13,6 +13,7 @@ use crate::archive::TrainStep;
 use crate::durable;
 use crate::model::lora::Adapter;
 use crate::model::lora::LoraShape;
+use crate::model::lora::TargetSet;
 use crate::rng;
 use crate::trainer::StepMetrics;
 use crate::trainer::TrainError;
@@ -56,7 +57,8 @@ impl Night<'_> {
             Some(adapter) => adapter,
             None => {
                 let train = &self.settings.train;
-                let shape = LoraShape { rank: train.rank, alpha: train.alpha };
+                let targets = TargetSet::of(&train.target_modules);
+                let shape = LoraShape { rank: train.rank, alpha: train.alpha, targets };
                 let mut rng = rng::stream(self.seed(), &["adapter"]);
                 Adapter::fresh(self.model.decoder.config(), shape, &mut rng)?
             }

@@ -17,6 +17,7 @@ use crate::model::config::DecoderConfig;
 use crate::model::lora::Adapter;
 use crate::model::lora::LoraShape;
 use crate::model::lora::Target;
+use crate::model::lora::TargetSet;
 use crate::model::ops;
 use crate::progress::Progress;
 use crate::rng;
@@ -78,7 +79,8 @@ pub struct TrainBenchReport {
 /// When training fails.
 pub fn run(model: &Arc<Model>, bench: &TrainBench) -> anyhow::Result<TrainBenchReport> {
     let config = model.decoder.config();
-    let shape = LoraShape { rank: bench.rank, alpha: 2.0 * bench.rank as f32 };
+    let shape =
+        LoraShape { rank: bench.rank, alpha: 2.0 * bench.rank as f32, targets: TargetSet::ALL };
     let adapter = Adapter::fresh(config, shape, &mut rng::stream(1, &["bench adapter"]))?;
     let optimizer = AdamW::new(AdamWSettings::default());
     let mut trainer = Trainer::new(&model.decoder, &adapter, optimizer, bench.micro_batch_tokens);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use nightschool::model::Model;
+use nightschool::model::export::export;
 use nightschool::model::fetch;
 use nightschool::model::fetch::ModelSpec;
 use nightschool::model::lora::Adapter;
@@ -45,10 +46,15 @@ fn values() -> Values {
     serde_json::from_slice(&std::fs::read(fixture("values.json")).unwrap()).unwrap()
 }
 
-/// The folder that transformers saved, loaded as `--model DIR` loads it.
-fn model() -> Model {
-    let spec: ModelSpec = fixture("model").to_str().unwrap().parse().unwrap();
+/// A folder, loaded as `--model DIR` loads it.
+fn load(dir: &Path) -> Model {
+    let spec: ModelSpec = dir.to_str().unwrap().parse().unwrap();
     Model::load(&fetch::resolve(&spec, &support::cache()).unwrap()).unwrap()
+}
+
+/// The one that transformers saved.
+fn model() -> Model {
+    load(&fixture("model"))
 }
 
 fn adapter(model: &Model) -> Adapter {
@@ -119,26 +125,42 @@ fn twenty_steps_of_training_follow_torch() {
     }
 }
 
-/// `scripts/check_adapter.py`, the real client.
+#[test]
+fn an_exported_model_computes_what_base_and_adapter_do() {
+    let (model, values) = (model(), values());
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("merged");
+    export(&model, &adapter(&model), &dir).unwrap();
+    let merged = load(&dir);
+    assert_eq!(merged.decoder.config(), model.decoder.config());
+    assert_close(&logits(&merged, None, &values.tokens), &values.adapter_logits);
+    let text = "Two words";
+    assert_eq!(merged.tokenizer.encode(text), model.tokenizer.encode(text));
+    assert_eq!(merged.tokenizer.eos(), model.tokenizer.eos());
+}
+
+/// `scripts/check_logits.py`, the real client.
+fn check_logits(folder: &Path, logits: &[Vec<f32>], loaded: &[&Path]) {
+    let python = std::env::var("NIGHTSCHOOL_PYTHON").expect("NIGHTSCHOOL_PYTHON names a Python");
+    let written = serde_json::json!({ "tokens": values().tokens, "logits": logits });
+    let file = folder.join("logits.json");
+    std::fs::write(&file, written.to_string()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_logits.py");
+    let status = Command::new(python).arg(script).arg(file).args(loaded).status();
+    assert!(status.unwrap().success());
+}
+
 #[test]
 #[ignore = "needs a Python with torch, transformers and peft, named by NIGHTSCHOOL_PYTHON"]
-fn peft_loads_an_adapter() {
-    let python = std::env::var("NIGHTSCHOOL_PYTHON").expect("NIGHTSCHOOL_PYTHON names a Python");
+fn peft_loads_a_trained_adapter_and_transformers_an_exported_model() {
     let (model, values) = (model(), values());
     let trained = adapter(&model);
     train(&model, &trained, &values);
     let folder = tempfile::tempdir().unwrap();
-    trained.save(&folder.path().join("adapter"), "tiny").unwrap();
+    let (saved, merged) = (folder.path().join("adapter"), folder.path().join("merged"));
+    trained.save(&saved, "tiny").unwrap();
+    export(&model, &trained, &merged).unwrap();
     let found = logits(&model, Some(&trained), &values.tokens);
-    let written = serde_json::json!({ "tokens": values.tokens, "logits": found });
-    let file = folder.path().join("logits.json");
-    std::fs::write(&file, written.to_string()).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_adapter.py");
-    let status = Command::new(python)
-        .arg(script)
-        .arg(fixture("model"))
-        .arg(folder.path().join("adapter"))
-        .arg(file)
-        .status();
-    assert!(status.unwrap().success());
+    check_logits(folder.path(), &found, &[&fixture("model"), &saved]);
+    check_logits(folder.path(), &found, &[&merged]);
 }

@@ -5,6 +5,8 @@ use nightschool::config::Tripwires;
 use nightschool::model::decoder::Decoder;
 use nightschool::model::lora::Adapter;
 use nightschool::model::lora::LoraShape;
+use nightschool::model::lora::Target;
+use nightschool::model::lora::TargetSet;
 use nightschool::rng;
 use nightschool::trainer::Trainer;
 use nightschool::trainer::batch::Branch;
@@ -29,7 +31,7 @@ use rand::Rng as _;
 
 use crate::support;
 
-const SHAPE: LoraShape = LoraShape { rank: 4, alpha: 8.0 };
+const SHAPE: LoraShape = LoraShape { rank: 4, alpha: 8.0, targets: TargetSet::ALL };
 
 fn branch(tokens: &[u32], unowned: usize, advantage: f32) -> Branch {
     Branch {
@@ -294,4 +296,21 @@ fn adapters_are_stored_in_peft_layout() {
     let b = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_B.weight").unwrap();
     assert_eq!(b.shape(), [32, 4]);
     assert_eq!(values(&Adapter::load(&dir, decoder.config()).unwrap()), values(&saved));
+}
+
+#[test]
+fn an_adapter_on_some_maps_trains_and_comes_back() {
+    let decoder = support::tiny_decoder();
+    let targets = TargetSet::of(&[Target::Query, Target::Value]);
+    let shape = LoraShape { targets, ..SHAPE };
+    let small = Adapter::fresh(decoder.config(), shape, &mut rng::stream(1, &["adapter"])).unwrap();
+    assert_eq!(small.variables().len(), 2 * 2 * 2, "two layers, two maps, A and B");
+    let (_, before) = train(&decoder, &small, AdamW::new(AdamWSettings::default()), 1);
+    let (_, after) = train(&decoder, &small, AdamW::new(AdamWSettings::default()), 10);
+    assert!(after < before, "the loss went from {before} to {after}");
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("adapter");
+    small.save(&dir, "tiny").unwrap();
+    let loaded = Adapter::load(&dir, decoder.config()).unwrap();
+    assert_eq!((loaded.shape(), values(&loaded)), (shape, values(&small)));
 }
