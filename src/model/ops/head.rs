@@ -1,5 +1,7 @@
 //! The output head: log-probabilities of chosen tokens, without keeping vocabulary-sized rows.
 
+use std::sync::OnceLock;
+
 use candle_core::CpuStorage;
 use candle_core::CustomOp1;
 use candle_core::Layout;
@@ -72,17 +74,51 @@ pub fn token_scores(hidden: &Tensor, weight: &Tensor, targets: Vec<u32>) -> Resu
     if n != targets.len() {
         candle_core::bail!("{n} hidden states but {} target tokens", targets.len());
     }
-    let scores = hidden.apply_op1(Head { weight: weight.clone(), targets })?;
-    Ok(TokenScores { scores })
+    let learns = hidden.track_op();
+    let head = Head { weight: weight.clone(), targets, learns, slopes: OnceLock::new() };
+    Ok(TokenScores { scores: hidden.apply_op1(head)? })
 }
 
 struct Head {
     weight: Tensor,
     targets: Vec<u32>,
+    /// Whether a gradient will be asked for.
+    learns: bool,
+    /// d log p(target) / d hidden, (n, width): taken while the logits are there, so that they need
+    /// not be computed a second time.
+    slopes: OnceLock<Vec<f32>>,
+}
+
+/// log p(target) and the entropy, H = z − Σ p x, of a row of logits with normaliser z.
+fn score(row: &[f32], z: f32, target: usize) -> [f32; 2] {
+    // In blocks, so that the compiler can keep several sums and vectorise them.
+    let mut sums = [0.0_f32; 16];
+    let blocks = row.chunks_exact(sums.len());
+    let rest: f32 = blocks.remainder().iter().map(|x| exp(x - z) * x).sum();
+    for block in blocks {
+        for (sum, x) in sums.iter_mut().zip(block) {
+            *sum += exp(x - z) * x;
+        }
+    }
+    [row[target] - z, z - rest - sums.iter().sum::<f32>()]
+}
+
+/// max + log Σ e^(x − max).
+fn normaliser(row: &[f32]) -> f32 {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0_f32; 16];
+    let blocks = row.chunks_exact(sums.len());
+    let rest: f32 = blocks.remainder().iter().map(|x| exp(x - max)).sum();
+    for block in blocks {
+        for (sum, x) in sums.iter_mut().zip(block) {
+            *sum += exp(x - max);
+        }
+    }
+    max + (rest + sums.iter().sum::<f32>()).ln()
 }
 
 impl Head {
-    /// Calls `f(first position, probabilities, log of the normaliser − max, max)` chunk by chunk.
+    /// Calls `f(first position, logits, their normalisers)` chunk by chunk.
     fn each_chunk(
         &self,
         hidden: &[f32],
@@ -101,16 +137,22 @@ impl Head {
                 });
                 Ok(())
             })?;
-            let normalisers: Vec<f32> = logits
-                .par_chunks(vocabulary)
-                .map(|row| {
-                    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    max + row.iter().map(|x| exp(x - max)).sum::<f32>().ln()
-                })
-                .collect();
+            let normalisers: Vec<f32> = logits.par_chunks(vocabulary).map(normaliser).collect();
             f(start, logits, &normalisers)?;
         }
         Ok(())
+    }
+
+    /// The first rows of `out` ← `rows` W.
+    fn through_weight(&self, rows: &[f32], out: &mut [f32]) -> Result<()> {
+        let (vocabulary, width) = self.weight.dims2()?;
+        let n = rows.len() / vocabulary;
+        with_floats(&self.weight, |w| {
+            let dst = MatrixMut::dense(&mut out[..n * width], n, width);
+            let weight = Matrix::dense(w, vocabulary, width);
+            product(dst, false, 1.0, Matrix::dense(rows, n, vocabulary), weight, all_cores());
+            Ok(())
+        })
     }
 }
 
@@ -120,34 +162,52 @@ impl CustomOp1 for Head {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (vocabulary, _) = self.weight.dims2()?;
-        let mut scores = Vec::with_capacity(2 * self.targets.len());
+        let (vocabulary, width) = self.weight.dims2()?;
+        if let Some(target) = self.targets.iter().find(|target| **target as usize >= vocabulary) {
+            candle_core::bail!("token {target} is outside the vocabulary")
+        }
+        let n = self.targets.len();
+        let mut scores = Vec::with_capacity(2 * n);
+        let mut slopes = vec![0.0; if self.learns { n * width } else { 0 }];
         self.each_chunk(floats(storage, layout)?, |start, logits, normalisers| {
-            for (i, (row, z)) in logits.chunks_exact(vocabulary).zip(normalisers).enumerate() {
+            let rows = logits.par_chunks_mut(vocabulary).zip(normalisers).enumerate();
+            let scored = rows.map(|(i, (row, z))| {
                 let target = self.targets[start + i] as usize;
-                let Some(logit) = row.get(target) else {
-                    candle_core::bail!("token {target} is outside the vocabulary")
-                };
-                scores.push(logit - z);
-                // H = z − Σ p x
-                scores.push(z - row.iter().map(|x| exp(x - z) * x).sum::<f32>());
+                let scored = score(row, *z, target);
+                if self.learns {
+                    row.iter_mut().for_each(|x| *x = -exp(*x - z));
+                    row[target] += 1.0;
+                }
+                scored
+            });
+            let scored: Vec<[f32; 2]> = scored.collect();
+            scores.extend(scored.into_iter().flatten());
+            match self.learns {
+                true => self.through_weight(logits, &mut slopes[start * width..]),
+                false => Ok(()),
             }
-            Ok(())
         })?;
-        Ok((CpuStorage::F32(scores), (self.targets.len(), 2).into()))
+        // Set once: an operation is applied once.
+        let _ = self.slopes.set(slopes);
+        Ok((CpuStorage::F32(scores), (n, 2).into()))
     }
 
     /// d hidden = (g (onehot − p) − h p (log p + H)) W, with g and h the gradients of
     /// log-probability and entropy.
     fn bwd(&self, hidden: &Tensor, scores: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let (n, width) = hidden.dims2()?;
-        let (vocabulary, _) = self.weight.dims2()?;
         let gradient: Vec<f32> = gradient.flatten_all()?.to_vec1()?;
+        let entropy_is_free = gradient.iter().skip(1).step_by(2).all(|h| *h == 0.0);
+        if let (Some(slopes), true) = (self.slopes.get(), entropy_is_free && self.learns) {
+            let rows = slopes.par_chunks(width).zip(gradient.par_chunks(2));
+            let d_hidden = rows.flat_map_iter(|(row, g)| row.iter().map(|slope| slope * g[0]));
+            return Ok(Some(tensor(d_hidden.collect(), (n, width))?));
+        }
+        let (vocabulary, _) = self.weight.dims2()?;
         let scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
         let mut d_hidden = vec![0.0; n * width];
         with_floats(hidden, |hidden| {
             self.each_chunk(hidden, |start, logits, normalisers| {
-                let rows = normalisers.len();
                 logits.par_chunks_mut(vocabulary).enumerate().for_each(|(i, row)| {
                     let (at, z) = (2 * (start + i), normalisers[i]);
                     let (g, h, entropy) = (gradient[at], gradient[at + 1], scores[at + 1]);
@@ -157,13 +217,7 @@ impl CustomOp1 for Head {
                     });
                     row[self.targets[start + i] as usize] += g;
                 });
-                with_floats(&self.weight, |w| {
-                    let dst = &mut d_hidden[start * width..(start + rows) * width];
-                    let dst = MatrixMut::dense(dst, rows, width);
-                    let lhs = Matrix::dense(logits, rows, vocabulary);
-                    product(dst, false, 1.0, lhs, Matrix::dense(w, vocabulary, width), all_cores());
-                    Ok(())
-                })
+                self.through_weight(logits, &mut d_hidden[start * width..])
             })
         })?;
         Ok(Some(tensor(d_hidden, (n, width))?))
