@@ -44,7 +44,7 @@ pub(super) struct TrainArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     steps: u32,
     /// Tokens per forward and backward pass: bounds memory
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 768, value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch_tokens: u32,
     #[command(flatten)]
     json: Json,
