@@ -11,7 +11,6 @@ use super::adapters;
 use super::errors::UsageError;
 use super::interrupt;
 use super::places;
-use crate::config;
 use crate::evaluation::standalone;
 use crate::evaluation::standalone::EvalArgs;
 
@@ -52,12 +51,8 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
     let adapter = adapters::find(global, &args.adapter)?;
     let model = places::model_flag(args.model.as_ref());
     let flags: Vec<String> = model.into_iter().collect();
-    // No home is needed; one that is named brings its settings, above all its model.
-    let named = global.home.is_some() || adapter.as_ref().is_some_and(|found| found.of_home);
-    let settings = match named {
-        true => places::settings(global, &places::home(global)?, &[], &flags)?,
-        false => config::load(&[], &[&global.set[..], &flags].concat())?,
-    };
+    let of_home = adapter.as_ref().is_some_and(|found| found.of_home);
+    let settings = places::settings_of_named_home(global, of_home, &flags)?;
     let evaluate = &settings.evaluate;
     let best = match (args.closed_book, &adapter) {
         (true, _) => "closed_book",
@@ -65,7 +60,7 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
         (false, None) => &evaluate.base_prompt,
     };
     let prompt = args.prompt.clone().unwrap_or_else(|| best.to_string());
-    let prompts = match (&args.prompts, named) {
+    let prompts = match (&args.prompts, of_home || global.home.is_some()) {
         (Some(folder), _) if !folder.is_dir() => {
             return Err(UsageError(format!("--prompts: no folder {}", folder.display())).into());
         }

@@ -19,7 +19,6 @@ use super::places;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::archive::ModelVersion;
-use crate::config;
 use crate::model::Model;
 use crate::model::export::export;
 use crate::model::fetch;
@@ -93,10 +92,7 @@ fn export_version(global: &Global, args: &ExportArgs) -> anyhow::Result<()> {
         return Err(UsageError(format!("{version} has no adapter: nothing to merge")).into());
     };
     let flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
-    let settings = match found.of_home || global.home.is_some() {
-        true => places::settings(global, &places::home(global)?, &[], &flags)?,
-        false => config::load(&[], &[&global.set[..], &flags].concat())?,
-    };
+    let settings = places::settings_of_named_home(global, found.of_home, &flags)?;
     let spec: ModelSpec = settings.model.parse()?;
     let model = Model::load(&fetch::resolve(&spec, &places::cache()?)?)?;
     let adapter = Adapter::load(&found.path, model.decoder.config())?;

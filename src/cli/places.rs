@@ -95,6 +95,19 @@ pub(super) fn settings(
     Ok(config::load(&all, &set)?)
 }
 
+/// The settings of the home that was named, by `--home` or by what was found in it (`of_home`);
+/// without one, the defaults with `--set` and `flags`, since no home is needed.
+pub(super) fn settings_of_named_home(
+    global: &Global,
+    of_home: bool,
+    flags: &[String],
+) -> anyhow::Result<Settings> {
+    match of_home || global.home.is_some() {
+        true => settings(global, &home(global)?, &[], flags),
+        false => Ok(config::load(&[], &[&global.set[..], flags].concat())?),
+    }
+}
+
 /// `--model` as a setting.
 pub(super) fn model_flag(model: Option<&String>) -> Option<String> {
     // Quoted, so that a name that looks like a number stays a name.

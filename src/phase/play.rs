@@ -172,10 +172,11 @@ impl Night<'_> {
     /// sampled them.
     fn score_before_update(&self, groups: &mut [Example], policy: &Policy) -> anyhow::Result<()> {
         let sampled_from = self.load_adapter(&policy.version)?;
-        let adapter = sampled_from.as_ref().unwrap_or(&policy.adapter);
+        // Frozen: nothing is learnt here, so nothing is kept for a gradient.
+        let adapter = sampled_from.as_ref().unwrap_or(&policy.adapter).frozen()?;
         let optimizer = AdamW::new(self.optimizer_settings());
         let limit = self.settings.train.micro_batch_tokens;
-        let trainer = Trainer::new(&self.model.decoder, adapter, optimizer, limit);
+        let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, limit);
         Ok(trainer.score_before_update(groups)?)
     }
 

@@ -266,8 +266,9 @@ impl SmallDemo {
     }
 }
 
+/// `cargo test --release --locked -- --ignored demo_killed`
 #[test]
-#[ignore = "two small demos on the default model: about five minutes"]
+#[ignore = "two small demos on the default model, before a release: about five minutes"]
 fn a_demo_killed_at_three_points_goes_on_to_the_same_end() {
     let demo = SmallDemo::new();
     let home = demo.home();
@@ -281,8 +282,9 @@ fn a_demo_killed_at_three_points_goes_on_to_the_same_end() {
     assert_eq!((digest(&home), adapters(&home)), straight);
 }
 
+/// `cargo test --release --locked -- --ignored tripwire`
 #[test]
-#[ignore = "a small demo on the default model: about two minutes"]
+#[ignore = "a small demo on the default model, before a release: about two minutes"]
 fn a_tripwire_stops_the_game_and_keeps_what_was_stored() {
     let demo = SmallDemo::new();
     let output = demo.command().args(["--set", "tripwires.entropy_max=0.0001"]).output().unwrap();

@@ -150,6 +150,7 @@ fn check_logits(folder: &Path, logits: &[Vec<f32>], loaded: &[&Path]) {
     assert!(status.unwrap().success());
 }
 
+/// `NIGHTSCHOOL_PYTHON=PYTHON cargo test --release --locked -- --ignored peft_loads`
 #[test]
 #[ignore = "needs a Python with torch, transformers and peft, named by NIGHTSCHOOL_PYTHON"]
 fn peft_loads_a_trained_adapter_and_transformers_an_exported_model() {
