@@ -44,8 +44,11 @@ pub(super) struct TrainArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     steps: u32,
     /// Tokens per forward and backward pass: bounds memory
-    #[arg(long, default_value_t = 768, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     micro_batch_tokens: u32,
+    /// Megabytes of activations kept between the two at most; the rest is computed again
+    #[arg(long, default_value_t = 1024)]
+    activation_mb: u32,
     #[command(flatten)]
     json: Json,
 }
@@ -90,6 +93,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
         rank: args.rank as usize,
         steps: args.steps as usize,
         micro_batch_tokens: args.micro_batch_tokens as usize,
+        activation_mb: args.activation_mb as usize,
     };
     let report = trainer::bench::run(&model, &settings)?;
     Output::new(args.json.json).show(&report, || {

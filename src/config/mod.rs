@@ -233,6 +233,8 @@ pub struct Train {
     pub clip_norm: f64,
     /// Tokens per forward and backward pass.
     pub micro_batch_tokens: usize,
+    /// Megabytes of activations kept between the two at most; the rest is computed again.
+    pub activation_mb: usize,
     /// Steps between checkpoints.
     pub checkpoint_steps: usize,
 }

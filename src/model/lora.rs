@@ -150,6 +150,8 @@ pub struct LoraShape {
     pub rank: usize,
     /// Scale numerator: the term is multiplied by alpha / r.
     pub alpha: f32,
+    /// Share of the inputs of the low-rank terms that are dropped in training, in [0, 1).
+    pub dropout: f32,
     /// The linear maps it is added to.
     pub targets: TargetSet,
 }
@@ -214,7 +216,8 @@ impl PeftConfig {
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
-fn key(layer: usize, target: Target, side: char) -> String {
+/// The name of one of an adapter's tensors in PEFT checkpoints; `side` is 'A' or 'B'.
+pub fn tensor_name(layer: usize, target: Target, side: char) -> String {
     let module = target.module();
     format!("base_model.model.model.layers.{layer}.{module}.lora_{side}.weight")
 }
@@ -239,8 +242,8 @@ impl Adapter {
                     (0..shape.rank * inner).map(|_| rng.random_range(-bound..bound)).collect();
                 let a = Tensor::from_vec(a, (shape.rank, inner), &Device::Cpu)?;
                 let b = Tensor::zeros((out, shape.rank), DType::F32, &Device::Cpu)?;
-                tensors.insert(key(layer, target, 'A'), a);
-                tensors.insert(key(layer, target, 'B'), b);
+                tensors.insert(tensor_name(layer, target, 'A'), a);
+                tensors.insert(tensor_name(layer, target, 'B'), b);
             }
         }
         Self::from_tensors(config, shape, &tensors)
@@ -277,8 +280,8 @@ impl Adapter {
             let mut of_layer = [const { None }; Target::COUNT];
             for target in shape.targets.iter() {
                 let (out, inner) = target.dims(config);
-                let a = read(key(layer, target, 'A'), (shape.rank, inner))?;
-                let b = read(key(layer, target, 'B'), (out, shape.rank))?;
+                let a = read(tensor_name(layer, target, 'A'), (shape.rank, inner))?;
+                let b = read(tensor_name(layer, target, 'B'), (out, shape.rank))?;
                 of_layer[target as usize] = Some(LoraPair { a, b, scale });
             }
             pairs.push(of_layer);
@@ -305,7 +308,8 @@ impl Adapter {
             return Err(wrong("only plain LoRA adapters are supported".into()));
         }
         let targets = peft.targets().map_err(wrong)?;
-        let shape = LoraShape { rank: peft.r, alpha: peft.lora_alpha, targets };
+        let dropout = peft.lora_dropout;
+        let shape = LoraShape { rank: peft.r, alpha: peft.lora_alpha, dropout, targets };
         let path = dir.join(WEIGHTS_FILE);
         let bytes = std::fs::read(&path)
             .map_err(|source| AdapterError::Read { path: path.display().to_string(), source })?;
@@ -325,7 +329,7 @@ impl Adapter {
             base_model_name_or_path: Some(base.into()),
             r: self.shape.rank,
             lora_alpha: self.shape.alpha,
-            lora_dropout: 0.0,
+            lora_dropout: self.shape.dropout,
             target_modules: self.shape.targets.iter().map(|t| t.name().to_string()).collect(),
             bias: "none".into(),
             fan_in_fan_out: false,
@@ -361,7 +365,19 @@ impl Adapter {
         &self.variables
     }
 
-    /// A copy with the same values that records no gradient: for generation.
+    /// A copy on `device`, with variables of its own.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn to_device(&self, config: &DecoderConfig, device: &Device) -> Result<Self, AdapterError> {
+        let tensors = self
+            .variables
+            .iter()
+            .map(|(name, variable)| Ok((name.clone(), variable.as_tensor().to_device(device)?)));
+        Self::from_tensors(config, self.shape, &tensors.collect::<candle_core::Result<_>>()?)
+    }
+
+    /// A copy with the same values that later training does not change: for generation.
     ///
     /// # Errors
     /// Those of candle.

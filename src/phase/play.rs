@@ -175,8 +175,7 @@ impl Night<'_> {
         // Frozen: nothing is learnt here, so nothing is kept for a gradient.
         let adapter = sampled_from.as_ref().unwrap_or(&policy.adapter).frozen()?;
         let optimizer = AdamW::new(self.optimizer_settings());
-        let limit = self.settings.train.micro_batch_tokens;
-        let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, limit);
+        let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, self.limits());
         Ok(trainer.score_before_update(groups)?)
     }
 

@@ -15,6 +15,7 @@ use crate::model::lora::Adapter;
 use crate::model::lora::LoraShape;
 use crate::model::lora::TargetSet;
 use crate::rng;
+use crate::trainer::Limits;
 use crate::trainer::StepMetrics;
 use crate::trainer::TrainError;
 use crate::trainer::Trainer;
@@ -58,7 +59,8 @@ impl Night<'_> {
             None => {
                 let train = &self.settings.train;
                 let targets = TargetSet::of(&train.target_modules);
-                let shape = LoraShape { rank: train.rank, alpha: train.alpha, targets };
+                let shape =
+                    LoraShape { rank: train.rank, alpha: train.alpha, dropout: 0.0, targets };
                 let mut rng = rng::stream(self.seed(), &["adapter"]);
                 Adapter::fresh(self.model.decoder.config(), shape, &mut rng)?
             }
@@ -89,9 +91,8 @@ impl Night<'_> {
             policy.adapter = adapter;
             return Ok(optimizer);
         }
-        let micro_batch = self.settings.train.micro_batch_tokens;
-        let mut trainer =
-            Trainer::new(&self.model.decoder, &policy.adapter, optimizer, micro_batch);
+        let decoder = &self.model.decoder;
+        let mut trainer = Trainer::new(decoder, &policy.adapter, optimizer, self.limits());
         let mut rows = Vec::with_capacity(stretch.steps.len());
         let mut skipped = 0;
         for (index, (rate, examples)) in stretch.steps.iter().enumerate() {
@@ -130,6 +131,16 @@ impl Night<'_> {
         let train = &self.settings.train;
         let (clip_norm, weight_decay) = (train.clip_norm, train.weight_decay);
         AdamWSettings { clip_norm, weight_decay, ..AdamWSettings::default() }
+    }
+
+    /// What bounds the trainer's memory, and tonight's seed.
+    pub(super) fn limits(&self) -> Limits {
+        let train = &self.settings.train;
+        Limits {
+            micro_batch_tokens: train.micro_batch_tokens,
+            activation_bytes: train.activation_mb << 20,
+            seed: self.seed(),
+        }
     }
 
     /// Stores the policy's weights as a version of their own, in PEFT layout.

@@ -93,6 +93,18 @@ pub struct TrainingBatch {
     pub targets: Vec<Target>,
 }
 
+impl TrainingBatch {
+    /// The batch rows whose hidden states predict the targets.
+    pub fn rows(&self) -> Vec<u32> {
+        self.targets.iter().map(|target| target.row).collect()
+    }
+
+    /// The tokens to be predicted.
+    pub fn tokens(&self) -> Vec<u32> {
+        self.targets.iter().map(|target| target.token).collect()
+    }
+}
+
 /// Lays examples end to end. Nothing is padded. `weigh` gives the weight of each target of a
 /// continuation from how many it has.
 pub fn pack(examples: &[Example], weigh: impl Fn(usize) -> f32) -> TrainingBatch {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rand::Rng as _;
 use serde::Serialize;
 
+use super::Limits;
 use super::Trainer;
 use super::batch::Branch;
 use super::batch::Example;
@@ -35,6 +36,8 @@ pub struct TrainBench {
     pub steps: usize,
     /// Tokens per forward and backward pass.
     pub micro_batch_tokens: usize,
+    /// Megabytes of activations kept between the two at most.
+    pub activation_mb: usize,
 }
 
 /// What was measured.
@@ -79,11 +82,20 @@ pub struct TrainBenchReport {
 /// When training fails.
 pub fn run(model: &Arc<Model>, bench: &TrainBench) -> anyhow::Result<TrainBenchReport> {
     let config = model.decoder.config();
-    let shape =
-        LoraShape { rank: bench.rank, alpha: 2.0 * bench.rank as f32, targets: TargetSet::ALL };
+    let shape = LoraShape {
+        rank: bench.rank,
+        alpha: 2.0 * bench.rank as f32,
+        dropout: 0.0,
+        targets: TargetSet::ALL,
+    };
     let adapter = Adapter::fresh(config, shape, &mut rng::stream(1, &["bench adapter"]))?;
     let optimizer = AdamW::new(AdamWSettings::default());
-    let mut trainer = Trainer::new(&model.decoder, &adapter, optimizer, bench.micro_batch_tokens);
+    let limits = Limits {
+        micro_batch_tokens: bench.micro_batch_tokens,
+        activation_bytes: bench.activation_mb << 20,
+        seed: 1,
+    };
+    let mut trainer = Trainer::new(&model.decoder, &adapter, optimizer, limits);
     let examples = random_examples(bench, config.vocabulary as u32);
     let progress = Progress::start("training steps", bench.steps as u64 + 1);
     trainer.step(&examples, &Objective::Likelihood, 1e-4)?;

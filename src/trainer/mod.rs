@@ -12,16 +12,23 @@ pub mod tripwire;
 
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::Var;
 use serde::Deserialize;
 use serde::Serialize;
 
 use self::batch::Example;
 use self::batch::Totals;
+use self::batch::TrainingBatch;
 use self::objective::Objective;
 use self::optimizer::AdamW;
+use self::optimizer::Gradients;
+use crate::model::backward::Tape;
+use crate::model::backward::TrainingPass;
 use crate::model::decoder::Decoder;
 use crate::model::lora::Adapter;
+use crate::model::ops::Dropout;
+use crate::model::ops::TokenScores;
+use crate::rng;
 
 /// Why training stopped.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +77,20 @@ pub struct Trainer<'a> {
     decoder: &'a Decoder,
     adapter: &'a Adapter,
     optimizer: AdamW,
-    /// Packed tokens of one forward and backward pass at most, unless one example alone is longer.
-    micro_batch_tokens: usize,
+    limits: Limits,
     timings: Timings,
+}
+
+/// What bounds a trainer's memory, and where its random draws come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Packed tokens of one forward and backward pass at most, unless one example alone is longer.
+    pub micro_batch_tokens: usize,
+    /// Bytes of activations kept between forward and backward at most, besides the layers' inputs;
+    /// what exceeds them is computed again.
+    pub activation_bytes: usize,
+    /// The seed of dropout.
+    pub seed: u64,
 }
 
 /// Where a trainer's time went so far, in seconds.
@@ -92,10 +110,9 @@ impl<'a> Trainer<'a> {
         decoder: &'a Decoder,
         adapter: &'a Adapter,
         optimizer: AdamW,
-        micro_batch_tokens: usize,
+        limits: Limits,
     ) -> Self {
-        let timings = Timings::default();
-        Self { decoder, adapter, optimizer, micro_batch_tokens, timings }
+        Self { decoder, adapter, optimizer, limits, timings: Timings::default() }
     }
 
     /// The optimiser, for its state and step count.
@@ -125,48 +142,73 @@ impl<'a> Trainer<'a> {
         objective: &Objective,
         learning_rate: f32,
     ) -> Result<StepMetrics, TrainError> {
-        let totals = Totals::of(examples);
-        let mut metrics =
-            StepMetrics { learning_rate, target_tokens: totals.targets, ..StepMetrics::default() };
-        let mut gradients = optimizer::Gradients::default();
-        let mut finite = true;
-        for chunk in batch::micro_batches(examples, self.micro_batch_tokens) {
-            let share = self.micro_step(chunk, objective, totals, &mut gradients, &mut metrics)?;
-            finite &= share.is_finite();
-            metrics.loss += share;
-        }
-        let update = Instant::now();
-        metrics.grad_norm = gradients.norm()?;
-        if totals.targets == 0 || !finite || !metrics.grad_norm.is_finite() {
+        let (mut metrics, gradients) = self.gradients(examples, objective)?;
+        metrics.learning_rate = learning_rate;
+        if metrics.target_tokens == 0 || !metrics.loss.is_finite() || !metrics.grad_norm.is_finite()
+        {
             metrics.skipped = true;
             return Ok(metrics);
         }
+        let update = Instant::now();
         self.optimizer.apply(self.adapter.variables(), &gradients, learning_rate)?;
         self.timings.update_s += update.elapsed().as_secs_f64();
         Ok(metrics)
     }
 
-    /// Adds the gradient of `chunk`'s share of the loss; returns that share.
+    /// The loss of one step and its gradient, without the update.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn gradients(
+        &mut self,
+        examples: &[Example],
+        objective: &Objective,
+    ) -> Result<(StepMetrics, Gradients), TrainError> {
+        let totals = Totals::of(examples);
+        let mut metrics = StepMetrics { target_tokens: totals.targets, ..StepMetrics::default() };
+        let mut gradients = Gradients::default();
+        let chunks = batch::micro_batches(examples, self.limits.micro_batch_tokens);
+        for (index, chunk) in chunks.into_iter().enumerate() {
+            let batch = batch::pack(chunk, |targets| objective.weight(totals, targets));
+            // A batch without targets has no loss and so no gradient.
+            if !batch.targets.is_empty() {
+                self.micro_step(index, &batch, objective, totals, &mut gradients, &mut metrics)?;
+            }
+        }
+        metrics.grad_norm = gradients.norm()?;
+        Ok((metrics, gradients))
+    }
+
+    /// Adds one micro-batch's share of the loss and its gradient.
     fn micro_step(
         &mut self,
-        chunk: &[Example],
+        index: usize,
+        batch: &TrainingBatch,
         objective: &Objective,
         totals: Totals,
-        gradients: &mut optimizer::Gradients,
+        gradients: &mut Gradients,
         metrics: &mut StepMetrics,
-    ) -> Result<f32, TrainError> {
+    ) -> Result<(), TrainError> {
         let forward = Instant::now();
-        let batch = batch::pack(chunk, |targets| objective.weight(totals, targets));
         let base = match objective.needs_base() {
-            true => Some(self.score(&batch, None)?.logprobs()?.detach()),
+            true => Some(self.score(batch, None)?.logprobs()?),
             false => None,
         };
-        let scores = self.score(&batch, Some(self.adapter))?;
-        let (loss, seen) = objective.loss(&scores, base.as_ref(), &batch.targets)?;
+        let (ops, head) = (self.decoder.operations(), self.decoder.head());
+        let (rows, targets) = (batch.rows(), batch.tokens());
+        let tape =
+            Tape::record(self.decoder, self.adapter, &batch.packed, self.training_pass(index))?;
+        let hidden = tape.hidden(&rows)?;
+        let scored = ops.token_scores(&hidden, head, &targets, true)?;
+        // The objective is a few operations on (n, 2) values: candle's autograd differentiates it.
+        let scores = Var::from_tensor(&scored.tokens.scores)?;
+        let policy = TokenScores { scores: scores.as_tensor().clone() };
+        let (loss, seen) = objective.loss(&policy, base.as_ref(), &batch.targets)?;
         let share = batch.targets.len() as f32 / totals.targets.max(1) as f32;
+        metrics.loss += loss.to_scalar::<f32>()?;
         metrics.tokens += batch.packed.len();
-        metrics.logprob += share * scores.mean_logprob()?;
-        metrics.entropy += share * scores.mean_entropy()?;
+        metrics.logprob += share * scored.tokens.mean_logprob()?;
+        metrics.entropy += share * scored.tokens.mean_entropy()?;
         metrics.kl += share * seen.kl;
         metrics.clip_fraction += share * seen.clip_fraction;
         metrics.ratio += share * seen.ratio;
@@ -175,9 +217,27 @@ impl<'a> Trainer<'a> {
         self.timings.forward_s += forward.elapsed().as_secs_f64();
         let backward = Instant::now();
         let store = loss.backward()?;
-        gradients.add(self.adapter.variables(), &store)?;
+        let d_scores = match store.get(&scores) {
+            Some(gradient) => gradient.contiguous()?,
+            None => scores.zeros_like()?,
+        };
+        let d_hidden = ops.token_scores_backward(&hidden, head, &targets, &scored, &d_scores)?;
+        tape.backward(&rows, &d_hidden, &mut |layer, target, gradient| {
+            gradients.add(layer, target, gradient)
+        })?;
         self.timings.backward_s += backward.elapsed().as_secs_f64();
-        Ok(loss.to_scalar()?)
+        Ok(())
+    }
+
+    /// How the micro-batch of number `index` in the coming step is run.
+    fn training_pass(&self, index: usize) -> TrainingPass {
+        let rate = self.adapter.shape().dropout;
+        let step = self.optimizer.steps().to_string();
+        let seed = rng::derive(self.limits.seed, &["dropout", &step, &index.to_string()]);
+        TrainingPass {
+            dropout: (rate > 0.0).then_some(Dropout { rate, seed }),
+            activation_bytes: self.limits.activation_bytes,
+        }
     }
 
     /// Fills in the log-probabilities that the adapter gives now, as those before the update.
@@ -187,7 +247,7 @@ impl<'a> Trainer<'a> {
     pub fn score_before_update(&self, examples: &mut [Example]) -> Result<(), TrainError> {
         for example in examples {
             let batch = batch::pack(std::slice::from_ref(example), |_| 1.0);
-            let logprobs = self.score(&batch, Some(self.adapter))?.logprobs()?.detach();
+            let logprobs = self.score(&batch, Some(self.adapter))?.logprobs()?;
             let mut logprobs = logprobs.to_vec1::<f32>()?.into_iter();
             for branch in &mut example.branches {
                 let owned = branch.owned.iter();
@@ -201,14 +261,12 @@ impl<'a> Trainer<'a> {
 
     fn score(
         &self,
-        batch: &batch::TrainingBatch,
+        batch: &TrainingBatch,
         adapter: Option<&Adapter>,
-    ) -> Result<crate::model::ops::TokenScores, TrainError> {
+    ) -> Result<TokenScores, TrainError> {
+        let ops = self.decoder.operations();
         let hidden = self.decoder.forward(&batch.packed, adapter, None)?;
-        let rows: Vec<u32> = batch.targets.iter().map(|target| target.row).collect();
-        let rows = Tensor::new(rows, hidden.device())?;
-        let targets = batch.targets.iter().map(|target| target.token).collect();
-        let hidden = hidden.index_select(&rows, 0)?;
-        Ok(crate::model::ops::token_scores(&hidden, self.decoder.head(), targets)?)
+        let hidden = ops.rows(&hidden, &batch.rows())?;
+        Ok(ops.token_scores(&hidden, self.decoder.head(), &batch.tokens(), false)?.tokens)
     }
 }

@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use candle_core::Result;
 use candle_core::Tensor;
 use candle_core::Var;
-use candle_core::backprop::GradStore;
 use serde::Deserialize;
 use serde::Serialize;
 
 pub use crate::config::Decay;
+use crate::model::lora::Target;
+use crate::model::lora::tensor_name;
+use crate::model::ops::LoraGradient;
 
 /// Constants of the optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -39,20 +41,18 @@ impl Default for AdamWSettings {
 pub struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
-    /// Adds those of one backward pass.
+    /// Adds those of one linear map's low-rank term.
     ///
     /// # Errors
-    /// When a variable received no gradient at all: the graph was cut somewhere.
-    pub fn add(&mut self, variables: &BTreeMap<String, Var>, store: &GradStore) -> Result<()> {
-        for (name, variable) in variables {
-            let Some(gradient) = store.get(variable.as_tensor()) else {
-                candle_core::bail!("no gradient reached `{name}`")
-            };
-            let sum = match self.0.remove(name) {
+    /// Those of candle.
+    pub fn add(&mut self, layer: usize, target: Target, gradient: LoraGradient) -> Result<()> {
+        for (side, gradient) in [('A', gradient.a), ('B', gradient.b)] {
+            let name = tensor_name(layer, target, side);
+            let sum = match self.0.remove(&name) {
                 Some(sum) => (sum + gradient)?,
-                None => gradient.clone(),
+                None => gradient,
             };
-            self.0.insert(name.clone(), sum);
+            self.0.insert(name, sum);
         }
         Ok(())
     }

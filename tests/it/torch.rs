@@ -12,6 +12,7 @@ use nightschool::model::fetch::ModelSpec;
 use nightschool::model::lora::Adapter;
 use nightschool::model::packed::Packed;
 use nightschool::model::packed::Past;
+use nightschool::trainer::Limits;
 use nightschool::trainer::Trainer;
 use nightschool::trainer::batch::Branch;
 use nightschool::trainer::batch::Example;
@@ -96,7 +97,8 @@ fn train(model: &Model, adapter: &Adapter, values: &Values) -> Vec<f32> {
         })
         .collect();
     let settings = AdamWSettings { weight_decay: 0.0, clip_norm: 1.0, ..AdamWSettings::default() };
-    let mut trainer = Trainer::new(&model.decoder, adapter, AdamW::new(settings), 1024);
+    let limits = Limits { micro_batch_tokens: 1024, activation_bytes: usize::MAX, seed: 1 };
+    let mut trainer = Trainer::new(&model.decoder, adapter, AdamW::new(settings), limits);
     let mut step =
         || trainer.step(&examples, &Objective::Likelihood, values.learning_rate).unwrap();
     values.losses.iter().map(|_| step().loss).collect()

@@ -7,11 +7,12 @@ use nightschool::model::lora::Adapter;
 use nightschool::model::lora::LoraShape;
 use nightschool::model::lora::Target;
 use nightschool::model::lora::TargetSet;
+use nightschool::model::ops::Portable;
 use nightschool::rng;
+use nightschool::trainer::Limits;
 use nightschool::trainer::Trainer;
 use nightschool::trainer::batch::Branch;
 use nightschool::trainer::batch::Example;
-use nightschool::trainer::batch::Totals;
 use nightschool::trainer::batch::micro_batches;
 use nightschool::trainer::batch::pack;
 use nightschool::trainer::checkpoint;
@@ -24,6 +25,7 @@ use nightschool::trainer::objective::advantage::Baselines;
 use nightschool::trainer::optimizer::AdamW;
 use nightschool::trainer::optimizer::AdamWSettings;
 use nightschool::trainer::optimizer::Decay;
+use nightschool::trainer::optimizer::Gradients;
 use nightschool::trainer::optimizer::RateSchedule;
 use nightschool::trainer::tripwire;
 use proptest::prelude::*;
@@ -31,7 +33,7 @@ use rand::Rng as _;
 
 use crate::support;
 
-const SHAPE: LoraShape = LoraShape { rank: 4, alpha: 8.0, targets: TargetSet::ALL };
+const SHAPE: LoraShape = LoraShape { rank: 4, alpha: 8.0, dropout: 0.0, targets: TargetSet::ALL };
 
 fn branch(tokens: &[u32], unowned: usize, advantage: f32) -> Branch {
     Branch {
@@ -71,30 +73,27 @@ fn adapter(decoder: &Decoder) -> Adapter {
     adapter
 }
 
-fn loss(decoder: &Decoder, adapter: &Adapter, objective: &Objective) -> (f32, candle_core::Tensor) {
-    let totals = Totals::of(&examples());
-    let batch = pack(&examples(), |targets| objective.weight(totals, targets));
-    let score = |adapter| {
-        let hidden = decoder.forward(&batch.packed, adapter, None).unwrap();
-        let rows: Vec<u32> = batch.targets.iter().map(|t| t.row).collect();
-        let rows = candle_core::Tensor::new(rows, hidden.device()).unwrap();
-        let targets = batch.targets.iter().map(|t| t.token).collect();
-        let hidden = hidden.index_select(&rows, 0).unwrap();
-        nightschool::model::ops::token_scores(&hidden, decoder.head(), targets).unwrap()
-    };
-    let base = score(None).logprobs().unwrap();
-    let (loss, _) = objective.loss(&score(Some(adapter)), Some(&base), &batch.targets).unwrap();
-    (loss.to_scalar().unwrap(), loss)
+const LIMITS: Limits = Limits { micro_batch_tokens: 64, activation_bytes: usize::MAX, seed: 1 };
+
+fn gradients(
+    decoder: &Decoder,
+    adapter: &Adapter,
+    objective: &Objective,
+    limits: Limits,
+) -> (f32, Gradients) {
+    let optimizer = AdamW::new(AdamWSettings::default());
+    let mut trainer = Trainer::new(decoder, adapter, optimizer, limits);
+    let (metrics, gradients) = trainer.gradients(&examples(), objective).unwrap();
+    (metrics.loss, gradients)
 }
 
 /// Every trainable tensor: the directional derivative along its own gradient.
-fn check_finite_differences(objective: &Objective) {
+fn check_finite_differences(adapter: &Adapter, objective: &Objective) {
     let decoder = support::tiny_decoder();
-    let adapter = adapter(&decoder);
-    let gradients = loss(&decoder, &adapter, objective).1.backward().unwrap();
+    let found = gradients(&decoder, adapter, objective, LIMITS).1;
     assert_eq!(adapter.variables().len(), 2 * 7 * 2);
     for (name, variable) in adapter.variables() {
-        let gradient = gradients.get(variable.as_tensor()).expect(name).clone();
+        let gradient = found.get(name).expect(name).clone();
         let norm: f32 = gradient.sqr().unwrap().sum_all().unwrap().to_scalar().unwrap();
         let norm = norm.sqrt();
         assert!(norm > 0.0 && norm.is_finite(), "{name}: no gradient");
@@ -104,7 +103,7 @@ fn check_finite_differences(objective: &Objective) {
         let direction = (gradient * f64::from(step / norm)).unwrap();
         let at = |moved: candle_core::Tensor| {
             variable.set(&moved).unwrap();
-            loss(&decoder, &adapter, objective).0
+            gradients(&decoder, adapter, objective, LIMITS).0
         };
         let up = at((&original + &direction).unwrap());
         let down = at((&original - &direction).unwrap());
@@ -115,15 +114,76 @@ fn check_finite_differences(objective: &Objective) {
     }
 }
 
+/// All gradients of one pass, tensor by tensor.
+fn all_gradients(decoder: &Decoder, adapter: &Adapter, limits: Limits) -> Vec<Vec<f32>> {
+    let settings = PolicyGradient { kl_coefficient: 0.1, ..PolicyGradient::default() };
+    let found = gradients(decoder, adapter, &Objective::PolicyGradient(settings), limits).1;
+    let flat = |name| found.get(name).expect("a gradient").flatten_all().unwrap().to_vec1();
+    adapter.variables().keys().map(|name| flat(name).unwrap()).collect()
+}
+
+#[test]
+fn layers_that_are_computed_again_give_the_same_gradients() {
+    let decoder = support::tiny_decoder();
+    for adapter in [adapter(&decoder), with_dropout(&decoder)] {
+        let kept = all_gradients(&decoder, &adapter, LIMITS);
+        let again = Limits { activation_bytes: 0, ..LIMITS };
+        assert_eq!(all_gradients(&decoder, &adapter, again), kept, "bit for bit");
+    }
+}
+
+/// What any other device runs, against the kernels of this one.
+#[test]
+fn portable_operations_give_the_same_gradients() {
+    let decoder = support::tiny_decoder();
+    let adapter = with_dropout(&decoder);
+    let expected = all_gradients(&decoder, &adapter, LIMITS);
+    let decoder = decoder.with_operations(std::sync::Arc::new(Portable));
+    let found = all_gradients(&decoder, &adapter, LIMITS);
+    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+        assert!((found - expected).abs() < 1e-4, "{found}, the kernels give {expected}");
+    }
+}
+
+/// The adapter's tensors stay f32 whatever the weights are.
+#[test]
+fn weights_in_bf16_train_to_about_the_same_loss() {
+    let decoder = support::tiny_decoder();
+    let exact = train(&decoder, &adapter(&decoder), AdamW::new(AdamWSettings::default()), 20).1;
+    let rounded = decoder
+        .to(&candle_core::Device::Cpu, candle_core::DType::BF16)
+        .unwrap()
+        .with_operations(std::sync::Arc::new(Portable));
+    let found = train(&rounded, &adapter(&decoder), AdamW::new(AdamWSettings::default()), 20).1;
+    assert!((found / exact - 1.0).abs() < 0.1, "{found}, in f32 {exact}");
+}
+
+/// Like [`adapter`], with dropout.
+fn with_dropout(decoder: &Decoder) -> Adapter {
+    let tensors = adapter(decoder);
+    let tensors =
+        tensors.variables().iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
+    let shape = LoraShape { dropout: 0.2, ..SHAPE };
+    Adapter::from_tensors(decoder.config(), shape, &tensors).unwrap()
+}
+
+#[test]
+fn gradients_under_dropout_equal_finite_differences() {
+    check_finite_differences(&with_dropout(&support::tiny_decoder()), &Objective::Likelihood);
+}
+
 #[test]
 fn likelihood_gradients_equal_finite_differences() {
-    check_finite_differences(&Objective::Likelihood);
+    check_finite_differences(&adapter(&support::tiny_decoder()), &Objective::Likelihood);
 }
 
 #[test]
 fn policy_gradients_equal_finite_differences() {
     let settings = PolicyGradient { kl_coefficient: 0.1, ..PolicyGradient::default() };
-    check_finite_differences(&Objective::PolicyGradient(settings));
+    check_finite_differences(
+        &adapter(&support::tiny_decoder()),
+        &Objective::PolicyGradient(settings),
+    );
 }
 
 #[test]
@@ -138,12 +198,18 @@ fn only_owned_tokens_are_targets() {
 #[test]
 fn entropy_bonus_gradients_equal_finite_differences() {
     let settings = PolicyGradient { entropy_coefficient: 0.5, ..PolicyGradient::default() };
-    check_finite_differences(&Objective::PolicyGradient(settings));
+    check_finite_differences(
+        &adapter(&support::tiny_decoder()),
+        &Objective::PolicyGradient(settings),
+    );
 }
 
 #[test]
 fn preference_gradients_equal_finite_differences() {
-    check_finite_differences(&Objective::Preference(Preference { beta: 0.5 }));
+    check_finite_differences(
+        &adapter(&support::tiny_decoder()),
+        &Objective::Preference(Preference { beta: 0.5 }),
+    );
 }
 
 #[test]
@@ -161,7 +227,7 @@ fn a_group_without_variance_teaches_nothing() {
 fn the_trainers_own_logprobs_stand_at_the_tokens_it_trains() {
     let decoder = support::tiny_decoder();
     let adapter = adapter(&decoder);
-    let trainer = Trainer::new(&decoder, &adapter, AdamW::new(AdamWSettings::default()), 64);
+    let trainer = Trainer::new(&decoder, &adapter, AdamW::new(AdamWSettings::default()), LIMITS);
     let mut scored = examples();
     trainer.score_before_update(&mut scored).unwrap();
     let settings = PolicyGradient { correction: Correction::Mask, ..PolicyGradient::default() };
@@ -232,7 +298,7 @@ proptest! {
 
 /// Trains `steps` steps from `start`, which are a fresh optimiser or a checkpoint's.
 fn train(decoder: &Decoder, adapter: &Adapter, optimizer: AdamW, steps: usize) -> (AdamW, f32) {
-    let mut trainer = Trainer::new(decoder, adapter, optimizer, 64);
+    let mut trainer = Trainer::new(decoder, adapter, optimizer, LIMITS);
     let mut last = 0.0;
     for _ in 0..steps {
         last = trainer.step(&examples(), &Objective::Likelihood, 1e-2).unwrap().loss;

@@ -1,57 +1,357 @@
-//! The decoder's operations, each with its forward and its backward, on CPU and in f32.
+//! The decoder's operations, each with its forward and its backward.
 //!
 //! Candle's own fused kernels cut the gradient without a word, and its autograd computes gradients
-//! for frozen weights. These do neither, so the same forward serves generation and training.
-//! Every operation here is compared with a composition of plain candle operations in
-//! `tests/it/ops.rs`, values and gradients.
+//! for frozen weights and adds zeros at every edge. So the decoder's backward is written by hand
+//! ([`crate::model::backward`]), over the pairs of functions here. There are two implementations:
+//! [`Cpu`], kernels over f32 slices, and [`Portable`], compositions of candle operations for every
+//! other device, with weights of any type. `tests/it/ops.rs` holds both to candle's autograd.
 
-mod attention;
-mod exp;
-mod head;
-mod linear;
-mod matrix;
-mod pointwise;
+mod cpu;
+mod portable;
 
-pub use attention::HeadShape;
-pub use attention::attention;
-pub use attention::cached_attention;
-pub use head::TokenScores;
-pub use head::token_scores;
-pub use linear::LoraPair;
-pub use linear::linear;
-pub use matrix::matmul_gflops;
-pub use pointwise::RopeTable;
-pub use pointwise::rms_norm;
-pub use pointwise::rope;
-pub use pointwise::swiglu;
+use std::fmt::Debug;
+use std::sync::Arc;
 
-use candle_core::CpuStorage;
-use candle_core::Layout;
+use candle_core::Device;
 use candle_core::Result;
-use candle_core::Storage;
 use candle_core::Tensor;
+use rand::Rng as _;
 
-/// The contiguous f32 values behind a storage and its layout.
-fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let CpuStorage::F32(values) = storage else {
-        candle_core::bail!("the decoder's CPU operations are f32 only")
-    };
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&values[start..end]),
-        None => candle_core::bail!("the decoder's CPU operations want contiguous tensors"),
+pub use self::cpu::Cpu;
+pub use self::cpu::cached_attention;
+pub use self::cpu::matmul_gflops;
+pub use self::cpu::matmul_unit;
+pub use self::portable::Portable;
+use crate::model::packed::Span;
+use crate::rng;
+
+/// The low-rank term `scale · B A` of one linear map (Hu et al. 2021, LoRA, eq. 3).
+#[derive(Debug, Clone)]
+pub struct LoraPair {
+    /// Down-projection (rank, in), f32.
+    pub a: Tensor,
+    /// Up-projection (out, rank), f32.
+    pub b: Tensor,
+    /// alpha / rank.
+    pub scale: f32,
+}
+
+/// A frozen linear map with an optional trainable low-rank term.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear<'a> {
+    /// (out, in)
+    pub weight: &'a Tensor,
+    /// (out)
+    pub bias: Option<&'a Tensor>,
+    /// The low-rank term.
+    pub lora: Option<&'a LoraPair>,
+    /// Dropout before the low-rank term, in training.
+    pub dropout: Option<Dropout>,
+}
+
+impl<'a> Linear<'a> {
+    /// A map without bias, adapter and dropout.
+    pub fn plain(weight: &'a Tensor) -> Self {
+        Self { weight, bias: None, lora: None, dropout: None }
     }
 }
 
-/// Runs `f` on the contiguous f32 values of a CPU tensor, without a copy.
-fn with_floats<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(cpu) => f(floats(cpu, layout)?),
-        _ => candle_core::bail!("the decoder's operations run on the CPU in this build"),
+/// Which inputs of a low-rank term are dropped (Srivastava et al. 2014): the same ones in forward
+/// and backward, because they follow from the seed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Share of values set to zero, in [0, 1); the others are multiplied by 1 / (1 − rate).
+    pub rate: f32,
+    /// Where the draws begin.
+    pub seed: u64,
+}
+
+impl Dropout {
+    /// The same rate with other draws.
+    #[must_use]
+    pub fn derived(self, labels: &[&str]) -> Self {
+        Self { seed: rng::derive(self.seed, labels), ..self }
+    }
+
+    /// What `n` values are multiplied by.
+    pub fn mask(self, n: usize) -> Vec<f32> {
+        let kept = 1.0 / (1.0 - self.rate);
+        let mut draws = rng::stream(self.seed, &["dropout"]);
+        (0..n).map(|_| if draws.random::<f32>() < self.rate { 0.0 } else { kept }).collect()
     }
 }
 
-/// A CPU tensor of `values`.
-fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
-    Tensor::from_vec(values, shape.into(), &candle_core::Device::Cpu)
+/// What a map made of its input.
+#[derive(Debug, Clone)]
+pub struct Mapped {
+    /// The result, (N, out).
+    pub y: Tensor,
+    /// scale · drop(x) Aᵀ, (N, rank), which the backward needs; small, so always there.
+    pub down: Option<Tensor>,
+}
+
+/// The gradient of a [`LoraPair`].
+#[derive(Debug, Clone)]
+pub struct LoraGradient {
+    /// That of A (rank, in).
+    pub a: Tensor,
+    /// That of B (out, rank).
+    pub b: Tensor,
+}
+
+/// Head counts and size of one attention layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+}
+
+impl HeadShape {
+    fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn query_width(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn kv_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    fn scale(self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// Cosines and sines of the rotary embedding for every position.
+#[derive(Debug)]
+pub struct RopeTable {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl RopeTable {
+    /// Angles p · theta^(−2i/d) (Su et al. 2021, eq. 15) for `positions` positions.
+    pub fn new(head_dim: usize, theta: f64, positions: usize) -> Self {
+        let half = head_dim / 2;
+        let frequency = |i: usize| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32;
+        let angles = (0..positions).flat_map(|p| (0..half).map(move |i| p as f32 * frequency(i)));
+        let (sin, cos) = angles.map(f32::sin_cos).unzip();
+        Self { cos, sin, half }
+    }
+
+    /// How many positions the table covers.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half
+    }
+
+    /// Fails when one of `positions` lies past the table.
+    fn check(&self, positions: &[u32]) -> Result<()> {
+        match positions.iter().max() {
+            Some(&last) if last as usize >= self.positions() => {
+                candle_core::bail!("position {last} is past the model's {}", self.positions())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which way heads are rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// By the angle of the position.
+    Forward,
+    /// Back: the inverse, which is also the transpose, and so the backward.
+    Backward,
+}
+
+/// Log-probabilities and entropies of some positions.
+#[derive(Debug, Clone)]
+pub struct TokenScores {
+    /// (n, 2), f32 on the CPU: column 0 the target's log-probability in nats, column 1 the
+    /// distribution's entropy in nats.
+    pub scores: Tensor,
+}
+
+/// The result of the head's forward, with what its backward can use.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// Log-probabilities and entropies.
+    pub tokens: TokenScores,
+    /// d log p(target) / d hidden, (n, width), where it was asked for and is cheap to have.
+    pub slopes: Option<Tensor>,
+}
+
+impl TokenScores {
+    /// The targets' log-probabilities, (n).
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn logprobs(&self) -> Result<Tensor> {
+        self.scores.narrow(1, 0, 1)?.squeeze(1)
+    }
+
+    /// The distributions' entropies, (n).
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn entropies(&self) -> Result<Tensor> {
+        self.scores.narrow(1, 1, 1)?.squeeze(1)
+    }
+
+    /// The mean log-probability over positions, in nats.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn mean_logprob(&self) -> Result<f32> {
+        self.scores.detach().narrow(1, 0, 1)?.mean_all()?.to_scalar()
+    }
+
+    /// The mean entropy over positions, in nats.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn mean_entropy(&self) -> Result<f32> {
+        self.scores.detach().narrow(1, 1, 1)?.mean_all()?.to_scalar()
+    }
+}
+
+/// The operations of the decoder on one kind of device.
+///
+/// Activations are f32. Nothing here records a graph: gradients are what the backward functions
+/// return.
+///
+/// # Errors
+/// All fail when shapes do not fit, when a tensor is not contiguous, and with candle's errors.
+pub trait Operations: Debug + Send + Sync {
+    /// Rows of `table` (n, width) at `ids`, (N, width), as f32.
+    fn rows(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor>;
+
+    /// y = x Wᵀ + b + scale · (drop(x) Aᵀ) Bᵀ for each of `maps`, which all read x (N, in); each
+    /// result is (N, out).
+    fn linears(&self, x: &Tensor, maps: &[Linear<'_>]) -> Result<Vec<Mapped>>;
+
+    /// `residual` + the result of one map: the end of a residual block.
+    fn linear_onto(&self, x: &Tensor, map: &Linear<'_>, residual: &Tensor) -> Result<Mapped>;
+
+    /// The gradient of the input that `maps` read, summed over them, (N, in), and those of their
+    /// low-rank terms; `downs` are the forward's, `gradients` those of the maps' results. W and b are
+    /// frozen: nothing is computed for them.
+    fn linears_backward(
+        &self,
+        x: &Tensor,
+        maps: &[Linear<'_>],
+        downs: &[Option<Tensor>],
+        gradients: &[&Tensor],
+    ) -> Result<(Tensor, Vec<Option<LoraGradient>>)>;
+
+    /// y = x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich 2019,
+    /// eq. 4); x is (N, width), `weight` (width), frozen.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>;
+
+    /// The gradient of x, (N, width), given that of the result; added to `onto` where there is one.
+    fn rms_norm_backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        eps: f32,
+        gradient: &Tensor,
+        onto: Option<&Tensor>,
+    ) -> Result<Tensor>;
+
+    /// Rotates each head of x (N, heads · head_dim) by its token's position, in the Hugging Face
+    /// layout: dimension i is paired with i + head_dim/2.
+    fn rope(
+        &self,
+        x: &Tensor,
+        table: &RopeTable,
+        positions: &[u32],
+        rotation: Rotation,
+    ) -> Result<Tensor>;
+
+    /// Causal grouped-query attention (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023) in which a
+    /// span's past, if any, is another span of the batch. q is (N, heads · head_dim), k and v are
+    /// (N, kv_heads · head_dim); the result is like q.
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spans: &[Span],
+        shape: HeadShape,
+    ) -> Result<Tensor>;
+
+    /// The gradients of q, k and v, given that of the result.
+    fn attention_backward(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spans: &[Span],
+        shape: HeadShape,
+        gradient: &Tensor,
+    ) -> Result<[Tensor; 3]>;
+
+    /// y = silu(gate) ∘ up (Shazeer 2020, eq. 5), all (N, width).
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor>;
+
+    /// The gradients of gate and up, given that of the result.
+    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, gradient: &Tensor)
+    -> Result<[Tensor; 2]>;
+
+    /// Scores `targets` (n token ids) at hidden states (n, width) under softmax(hidden Wᵀ);
+    /// `weight` is the frozen head (vocabulary, width). Vocabulary-sized rows exist for a few
+    /// positions at a time. `learns` keeps what the backward needs.
+    fn token_scores(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        targets: &[u32],
+        learns: bool,
+    ) -> Result<Scored>;
+
+    /// The gradient of `hidden`, (n, width), given that of the scores, (n, 2).
+    fn token_scores_backward(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        targets: &[u32],
+        scored: &Scored,
+        gradient: &Tensor,
+    ) -> Result<Tensor>;
+}
+
+/// The operations for tensors on `device`.
+pub fn on(device: &Device) -> Arc<dyn Operations> {
+    match device {
+        Device::Cpu => Arc::new(Cpu),
+        _ => Arc::new(Portable),
+    }
+}
+
+/// Fails unless there are as many targets as hidden states, all within the vocabulary.
+fn check_targets(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<()> {
+    let ((n, _), (vocabulary, _)) = (hidden.dims2()?, weight.dims2()?);
+    if n != targets.len() {
+        candle_core::bail!("{n} hidden states but {} target tokens", targets.len());
+    }
+    match targets.iter().find(|target| **target as usize >= vocabulary) {
+        Some(target) => candle_core::bail!("token {target} is outside the vocabulary"),
+        None => Ok(()),
+    }
+}
+
+/// Fails when a span's past is not in the batch.
+fn check_spans(spans: &[Span]) -> Result<()> {
+    use crate::model::packed::Past;
+    match spans.iter().any(|span| matches!(span.past, Past::Slot { .. })) {
+        true => candle_core::bail!("a span with its past in the cache needs the cache"),
+        false => Ok(()),
+    }
 }

@@ -1,0 +1,232 @@
+//! Strided matrix views over slices, and sums of their products: by the processor's tile unit where
+//! it has one and the matrices are large enough to fill it, else by the `gemm` crate.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+
+use gemm::Parallelism;
+
+/// A read-only strided matrix. One of the strides is 1.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major, rows `row_stride` apart.
+    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
+        assert!(data.len() >= needed, "matrix view past the end of its data");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// Row-major without gaps.
+    pub(super) fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::new(data, rows, cols, cols)
+    }
+
+    /// The transpose, without moving anything.
+    pub(super) fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A row-major destination, rows `row_stride` apart.
+pub(super) struct MatrixMut<'a> {
+    pub(super) data: &'a mut [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+}
+
+impl<'a> MatrixMut<'a> {
+    pub(super) fn dense(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, row_stride: cols }
+    }
+
+    fn reborrow(&mut self) -> MatrixMut<'_> {
+        MatrixMut { data: self.data, ..*self }
+    }
+}
+
+/// Whether a product may use all cores.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cores {
+    /// The calling thread's alone: for products that themselves run side by side.
+    One,
+    /// All of them.
+    All,
+}
+
+impl Cores {
+    fn for_gemm(self) -> Parallelism {
+        match (self, rayon::current_num_threads()) {
+            (Self::One, _) | (Self::All, 1) => Parallelism::None,
+            (Self::All, threads) => Parallelism::Rayon(threads),
+        }
+    }
+}
+
+/// With fewer rows, laying out the right operand would cost more than the product.
+const MIN_TILED_ROWS: usize = 32;
+/// Fewer columns do not fill a tile.
+const MIN_TILED: usize = 16;
+
+/// A left operand, laid out once for several products.
+pub(super) struct Left<'a> {
+    matrix: Matrix<'a>,
+    #[cfg(target_arch = "x86_64")]
+    panels: Option<pack::Panels>,
+}
+
+impl<'a> Left<'a> {
+    /// Lays `matrix` out for the tile unit, where that is worth it.
+    pub(super) fn new(matrix: Matrix<'a>, cores: Cores) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let tiled = matrix.rows >= MIN_TILED_ROWS && matrix.cols > 0;
+            let panels = (tiled && amx::available()).then(|| pack::left(matrix, cores));
+            Self { matrix, panels }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = cores;
+            Self { matrix }
+        }
+    }
+}
+
+/// dst ← alpha · Σ lhs · rhs over the terms, added to dst's values when `accumulate`.
+pub(super) fn sum_of_products(
+    mut dst: MatrixMut<'_>,
+    accumulate: bool,
+    alpha: f32,
+    terms: &[(&Left<'_>, Matrix<'_>)],
+    cores: Cores,
+) {
+    for (lhs, rhs) in terms {
+        let lhs = lhs.matrix;
+        assert!(lhs.cols == rhs.rows && dst.rows == lhs.rows && dst.cols == rhs.cols, "shapes");
+    }
+    if dst.rows == 0 || dst.cols == 0 {
+        return;
+    }
+    assert!(dst.data.len() >= (dst.rows - 1) * dst.row_stride + dst.cols, "destination too short");
+    let mut accumulate = accumulate;
+    #[cfg(target_arch = "x86_64")]
+    let terms = {
+        let (mut tiled, mut others) = (Vec::new(), Vec::new());
+        for (lhs, rhs) in terms {
+            match &lhs.panels {
+                Some(panels) if dst.cols >= MIN_TILED => tiled.push((panels, *rhs)),
+                _ => others.push((*lhs, *rhs)),
+            }
+        }
+        if !tiled.is_empty() {
+            amx::sum_of_products(dst.reborrow(), accumulate, alpha, &tiled, cores);
+            accumulate = true;
+        }
+        others
+    };
+    for &(lhs, rhs) in terms.iter() {
+        // SAFETY: views and shapes were checked above.
+        unsafe { vector_product(dst.reborrow(), accumulate, alpha, lhs.matrix, rhs, cores) };
+        accumulate = true;
+    }
+}
+
+/// dst ← alpha · lhs · rhs, or dst ← dst + alpha · lhs · rhs when `accumulate`.
+pub(super) fn product(
+    dst: MatrixMut<'_>,
+    accumulate: bool,
+    alpha: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    cores: Cores,
+) {
+    sum_of_products(dst, accumulate, alpha, &[(&Left::new(lhs, cores), rhs)], cores);
+}
+
+/// alpha · lhs · rhs as a new row-major buffer.
+pub(super) fn multiply(alpha: f32, lhs: &Left<'_>, rhs: Matrix<'_>, cores: Cores) -> Vec<f32> {
+    let (rows, cols) = (lhs.matrix.rows, rhs.cols);
+    let mut dst = vec![0.0; rows * cols];
+    sum_of_products(MatrixMut::dense(&mut dst, rows, cols), false, alpha, &[(lhs, rhs)], cores);
+    dst
+}
+
+/// The product by vector instructions.
+///
+/// # Safety
+/// The views must lie within the slices they index, and their shapes must fit.
+unsafe fn vector_product(
+    dst: MatrixMut<'_>,
+    accumulate: bool,
+    alpha: f32,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    cores: Cores,
+) {
+    // SAFETY: the caller's; the destination is borrowed mutably so it overlaps neither operand, and
+    // f32 has no invalid bit patterns.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            lhs.cols,
+            dst.data.as_mut_ptr(),
+            1,
+            dst.row_stride as isize,
+            accumulate,
+            lhs.data.as_ptr(),
+            lhs.col_stride as isize,
+            lhs.row_stride as isize,
+            rhs.data.as_ptr(),
+            rhs.col_stride as isize,
+            rhs.row_stride as isize,
+            1.0,
+            alpha,
+            false,
+            false,
+            false,
+            cores.for_gemm(),
+        );
+    }
+}
+
+/// What large matrix products run on: `amx` for the tile unit, `vector` for vector instructions.
+pub fn matmul_unit() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if amx::available() {
+        return "amx";
+    }
+    "vector"
+}
+
+/// The rate of a large product on all cores, in 1e9 operations a second: the best of several.
+pub fn matmul_gflops() -> f64 {
+    const SIDE: usize = 1024;
+    const REPEATS: usize = 7;
+    let (lhs, rhs) = (vec![0.5_f32; SIDE * SIDE], vec![0.25_f32; SIDE * SIDE]);
+    let mut out = vec![0.0_f32; SIDE * SIDE];
+    let mut multiply = || {
+        let start = std::time::Instant::now();
+        let (lhs, rhs) = (Matrix::dense(&lhs, SIDE, SIDE), Matrix::dense(&rhs, SIDE, SIDE));
+        product(MatrixMut::dense(&mut out, SIDE, SIDE), false, 1.0, lhs, rhs, Cores::All);
+        start.elapsed().as_secs_f64()
+    };
+    let best = (0..REPEATS).map(|_| multiply()).fold(f64::INFINITY, f64::min);
+    2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9
+}
