@@ -1,16 +1,23 @@
 //! `nightschool bench`: how well and how fast parts of the program work.
 
+use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use anyhow::Context as _;
+use candle_core::DType;
+use candle_core::Device;
 use clap::Args;
 use clap::Subcommand;
+use clap::ValueEnum;
 
 use super::Json;
 use super::Output;
 use super::output::table;
 use super::places;
 use crate::model::Model;
+use crate::model::config::DecoderConfig;
+use crate::model::decoder::Decoder;
+use crate::model::device::cuda;
 use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
 use crate::retrieval::bench;
@@ -24,6 +31,24 @@ pub(super) enum BenchCommand {
     Retrieve(RetrieveArgs),
     /// Train an adapter on random tokens
     Train(TrainArgs),
+}
+
+/// A device to compute on.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Place {
+    /// All cores of this machine.
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+}
+
+/// A type of frozen weights.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WeightType {
+    /// 32 bits.
+    F32,
+    /// 16 bits, with the range of f32.
+    Bf16,
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +74,15 @@ pub(super) struct TrainArgs {
     /// Megabytes of activations kept between the two at most; the rest is computed again
     #[arg(long, default_value_t = 1024)]
     activation_mb: u32,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Place::Cpu)]
+    device: Place,
+    /// Type of the frozen weights [default: f32 on the CPU, bf16 elsewhere]
+    #[arg(long, value_enum)]
+    dtype: Option<WeightType>,
+    /// Instead of a model: random weights with the dimensions in this config.json
+    #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
+    random: Option<PathBuf>,
     #[command(flatten)]
     json: Json,
 }
@@ -86,7 +120,20 @@ pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
 
 fn train(args: &TrainArgs) -> anyhow::Result<()> {
     let spec: ModelSpec = args.model.parse()?;
-    let model = Arc::new(Model::load(&fetch::resolve(&spec, &places::cache()?)?)?);
+    let decoder = match &args.random {
+        Some(path) => random_decoder(path)?,
+        None => Model::load(&fetch::resolve(&spec, &places::cache()?)?)?.decoder,
+    };
+    let device = match args.device {
+        Place::Cpu => Device::Cpu,
+        Place::Cuda => cuda()?,
+    };
+    let dtype = match args.dtype {
+        Some(WeightType::Bf16) => DType::BF16,
+        None if !device.is_cpu() => DType::BF16,
+        Some(WeightType::F32) | None => DType::F32,
+    };
+    let decoder = decoder.to(&device, dtype)?;
     let settings = TrainBench {
         sequences: args.sequences as usize,
         tokens: args.tokens as usize,
@@ -95,8 +142,13 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
         micro_batch_tokens: args.micro_batch_tokens as usize,
         activation_mb: args.activation_mb as usize,
     };
-    let report = trainer::bench::run(&model, &settings)?;
+    let report = trainer::bench::run(decoder, &settings)?;
     Output::new(args.json.json).show(&report, || {
+        let operations: Vec<String> = report
+            .operations_s
+            .iter()
+            .map(|(kind, seconds)| format!("{kind} {seconds:.2} s"))
+            .collect();
         let megabytes = report.peak_memory_bytes.map_or(0, |bytes| bytes / 1_000_000);
         let rows = [
             ("training", format!("{:.0} tokens a second", report.tokens_per_s)),
@@ -107,20 +159,30 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
                     report.step_s, report.forward_s, report.backward_s, report.update_s
                 ),
             ),
+            ("operations", operations.join(", ")),
             ("peak memory", format!("{megabytes} MB")),
             (
                 "floor",
                 format!(
-                    "{:.0} tokens a second at {:.0} GFLOP/s on {} threads; reached {:.0} %",
+                    "{:.0} tokens a second at {:.0} GFLOP/s ({}); reached {:.0} %",
                     report.floor_tokens_per_s,
                     report.matmul_gflops,
-                    report.threads,
+                    report.matmul_unit,
                     report.floor_ratio * 100.0
                 ),
             ),
         ];
         table(&[], rows.into_iter().map(|(name, value)| vec![name.to_string(), value]))
     })
+}
+
+/// Random weights of the dimensions that a `config.json` describes.
+fn random_decoder(path: &Path) -> anyhow::Result<Decoder> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let config = DecoderConfig::from_hub_json(&text)
+        .with_context(|| format!("{} describes no model that can be trained", path.display()))?;
+    Ok(Decoder::random(config, 1)?)
 }
 
 fn retrieve(args: &RetrieveArgs) -> anyhow::Result<()> {

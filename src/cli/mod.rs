@@ -1,6 +1,7 @@
 //! The command line: nouns, then verbs. Data go to standard output, everything else to stderr.
 
 mod adapters;
+mod allocator;
 mod bench;
 mod corpus;
 mod demo;
@@ -107,6 +108,7 @@ struct Json {
 
 /// Runs the program on its command line and says how it ended.
 pub fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

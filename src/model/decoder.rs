@@ -10,6 +10,7 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
 use candle_core::Tensor;
+use rand::Rng as _;
 
 use super::config::DecoderConfig;
 use super::kv::KvCache;
@@ -24,6 +25,7 @@ use super::ops::RopeTable;
 use super::ops::Rotation;
 use super::packed::Packed;
 use super::packed::Span;
+use crate::rng;
 
 /// Frozen weights of one layer, in Hugging Face row order.
 #[derive(Debug)]
@@ -86,7 +88,7 @@ impl Decoder {
         head: Tensor,
     ) -> Self {
         let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_positions);
-        let ops = ops::on(embedding.device());
+        let ops = ops::on(embedding.device(), embedding.dtype());
         Self { config, embedding, layers, final_norm, head, rope, ops }
     }
 
@@ -96,11 +98,44 @@ impl Decoder {
         Self { ops, ..self }
     }
 
+    /// A decoder of these dimensions with random weights, uniform in ±1/√in: for measurements.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn random(config: DecoderConfig, seed: u64) -> Result<Self> {
+        let mut matrices = 0;
+        let mut matrix = |(out, inner): (usize, usize)| {
+            matrices += 1;
+            let bound = 1.0 / (inner as f32).sqrt();
+            let mut draws = rng::stream(seed, &["random weights", &matrices.to_string()]);
+            let values = (0..out * inner).map(|_| draws.random_range(-bound..bound)).collect();
+            Tensor::from_vec::<_, f32>(values, (out, inner), &Device::Cpu)
+        };
+        let norm = || Tensor::ones(config.hidden, DType::F32, &Device::Cpu);
+        let embedding = matrix((config.vocabulary, config.hidden))?;
+        let layers = (0..config.layers).map(|_| {
+            let linears = Target::ALL.into_iter().map(|target| matrix(target.dims(&config)));
+            Ok(LayerWeights {
+                attention_norm: norm()?,
+                feed_forward_norm: norm()?,
+                linears: exactly(linears.collect::<Result<Vec<_>>>()?)?,
+            })
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let head = match config.tied {
+            true => embedding.clone(),
+            false => matrix((config.vocabulary, config.hidden))?,
+        };
+        let final_norm = norm()?;
+        Ok(Self::new(config, embedding, layers, final_norm, head))
+    }
+
     /// The same weights as `dtype` on `device`, with that device's operations. Norms stay f32.
     ///
     /// # Errors
     /// Those of candle.
     pub fn to(&self, device: &Device, dtype: DType) -> Result<Self> {
+        // Neither call copies what already is where and as it should be.
         let matrix = |tensor: &Tensor| tensor.to_device(device)?.to_dtype(dtype);
         let norm = |tensor: &Tensor| tensor.to_device(device);
         let layers = self.layers.iter().map(|layer| {
@@ -127,9 +162,14 @@ impl Decoder {
         self.embedding.device()
     }
 
+    /// Type of its matrices.
+    pub fn dtype(&self) -> DType {
+        self.embedding.dtype()
+    }
+
     /// What it computes with.
-    pub fn operations(&self) -> &dyn Operations {
-        &*self.ops
+    pub fn operations(&self) -> &Arc<dyn Operations> {
+        &self.ops
     }
 
     /// The token embedding (vocabulary, hidden).

@@ -4,6 +4,7 @@ pub mod backward;
 pub mod chat;
 pub mod config;
 pub mod decoder;
+pub mod device;
 pub mod export;
 pub mod fetch;
 pub mod gguf;

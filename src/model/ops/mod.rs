@@ -8,10 +8,12 @@
 
 mod cpu;
 mod portable;
+mod timed;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
 use candle_core::Tensor;
@@ -19,9 +21,9 @@ use rand::Rng as _;
 
 pub use self::cpu::Cpu;
 pub use self::cpu::cached_attention;
-pub use self::cpu::matmul_gflops;
 pub use self::cpu::matmul_unit;
 pub use self::portable::Portable;
+pub use self::timed::Timed;
 use crate::model::packed::Span;
 use crate::rng;
 
@@ -327,12 +329,33 @@ pub trait Operations: Debug + Send + Sync {
     ) -> Result<Tensor>;
 }
 
-/// The operations for tensors on `device`.
-pub fn on(device: &Device) -> Arc<dyn Operations> {
-    match device {
-        Device::Cpu => Arc::new(Cpu),
+/// The operations for weights of `dtype` on `device`.
+pub fn on(device: &Device, dtype: DType) -> Arc<dyn Operations> {
+    match (device, dtype) {
+        (Device::Cpu, DType::F32) => Arc::new(Cpu),
         _ => Arc::new(Portable),
     }
+}
+
+/// The rate of a large linear map on `device` with weights of `dtype`, in 1e9 operations a second:
+/// the best of several.
+///
+/// # Errors
+/// Those of candle.
+pub fn matmul_gflops(device: &Device, dtype: DType) -> Result<f64> {
+    const SIDE: usize = 1024;
+    const REPEATS: usize = 7;
+    let ops = on(device, dtype);
+    let x = Tensor::ones((SIDE, SIDE), DType::F32, device)?;
+    let weight = Tensor::ones((SIDE, SIDE), dtype, device)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        let start = std::time::Instant::now();
+        ops.linears(&x, &[Linear::plain(&weight)])?;
+        device.synchronize()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9)
 }
 
 /// Fails unless there are as many targets as hidden states, all within the vocabulary.

@@ -10,8 +10,12 @@ pub(super) fn exp(x: f32) -> f32 {
     // ln 2 in two parts, so that x − n ln 2 keeps its low bits (Cody & Waite).
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Adding it leaves the nearest whole number in the low bits: no conversion, which would have to
+    // look for numbers out of range, and no check that keeps the compiler from vectorising.
+    const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * LOG2_E).round_ties_even();
+    let shifted = x * LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
     // Minimax polynomial of e^r on [−ln2/2, ln2/2].
     let mut p = 1.987_569_1e-4_f32;
@@ -22,8 +26,7 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
     // 2^n, by writing n into the exponent bits; n is in [−126, 127] after the clamp.
-    let bits = ((n as i32 + 127) as u32) << 23;
-    y * f32::from_bits(bits)
+    y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 #[cfg(test)]

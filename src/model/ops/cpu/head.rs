@@ -7,11 +7,9 @@ use rayon::prelude::*;
 use super::Floats;
 use super::exp::exp;
 use super::matrix::Cores;
-use super::matrix::Left;
 use super::matrix::Matrix;
 use super::matrix::MatrixMut;
 use super::matrix::product;
-use super::matrix::sum_of_products;
 use super::tensor;
 use crate::model::ops::Scored;
 use crate::model::ops::TokenScores;
@@ -19,6 +17,9 @@ use crate::model::ops::check_targets;
 
 /// Memory for logits: 512 positions of 49,152 tokens are 100 MB.
 const LOGITS: usize = 25_165_824;
+
+/// Tokens of the vocabulary multiplied at once, so that the operands stay small when laid out.
+const VOCABULARY_PART: usize = 2048;
 
 /// log p(target) and the entropy, H = z − Σ p x, of a row of logits with normaliser z.
 fn score(row: &[f32], z: f32, target: usize) -> [f32; 2] {
@@ -75,13 +76,16 @@ impl Head<'_> {
         }
     }
 
-    /// out ← `rows` W
+    /// out ← `rows` W, a part of the vocabulary at a time.
     fn through_weight(&self, rows: &[f32], out: &mut [f32]) {
         let n = rows.len() / self.vocabulary;
-        let left = Left::new(Matrix::dense(rows, n, self.vocabulary), Cores::All);
-        let weight = Matrix::dense(self.weight, self.vocabulary, self.width);
-        let dst = MatrixMut::dense(&mut out[..n * self.width], n, self.width);
-        sum_of_products(dst, false, 1.0, &[(&left, weight)], Cores::All);
+        for start in (0..self.vocabulary).step_by(VOCABULARY_PART) {
+            let part = VOCABULARY_PART.min(self.vocabulary - start);
+            let rows = Matrix::new(&rows[start..], n, part, self.vocabulary);
+            let weight = Matrix::dense(&self.weight[start * self.width..], part, self.width);
+            let dst = MatrixMut::dense(&mut out[..n * self.width], n, self.width);
+            product(dst, start > 0, 1.0, rows, weight, Cores::All);
+        }
     }
 }
 

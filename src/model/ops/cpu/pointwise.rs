@@ -108,8 +108,10 @@ pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let mut y = vec![0.0; gate.len()];
     let chunks = y.par_chunks_mut(VALUES_PER_TASK).zip(gate.par_chunks(VALUES_PER_TASK));
     chunks.zip(up.par_chunks(VALUES_PER_TASK)).for_each(|((y, gate), up)| {
-        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = gate * sigmoid(*gate) * up;
+        let n = y.len();
+        let (gate, up) = (&gate[..n], &up[..n]);
+        for i in 0..n {
+            y[i] = gate[i] * sigmoid(gate[i]) * up[i];
         }
     });
     tensor(y, dims)
@@ -127,11 +129,12 @@ pub(super) fn swiglu_backward(
     let ins = gate.par_chunks(VALUES_PER_TASK).zip(up.par_chunks(VALUES_PER_TASK));
     let chunks = outs.zip(ins).zip(g.par_chunks(VALUES_PER_TASK));
     chunks.for_each(|(((d_gate, d_up), (gate, up)), g)| {
-        let ins = gate.iter().zip(up).zip(g);
-        for ((d_gate, d_up), ((gate, up), g)) in d_gate.iter_mut().zip(d_up).zip(ins) {
-            let s = sigmoid(*gate);
-            *d_gate = g * up * s * (1.0 + gate * (1.0 - s));
-            *d_up = g * gate * s;
+        let n = d_gate.len();
+        let (d_up, gate, up, g) = (&mut d_up[..n], &gate[..n], &up[..n], &g[..n]);
+        for i in 0..n {
+            let s = sigmoid(gate[i]);
+            d_gate[i] = g[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+            d_up[i] = g[i] * gate[i] * s;
         }
     });
     Ok([tensor(d_gate, dims)?, tensor(d_up, dims)?])

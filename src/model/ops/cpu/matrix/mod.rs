@@ -214,19 +214,3 @@ pub fn matmul_unit() -> &'static str {
     }
     "vector"
 }
-
-/// The rate of a large product on all cores, in 1e9 operations a second: the best of several.
-pub fn matmul_gflops() -> f64 {
-    const SIDE: usize = 1024;
-    const REPEATS: usize = 7;
-    let (lhs, rhs) = (vec![0.5_f32; SIDE * SIDE], vec![0.25_f32; SIDE * SIDE]);
-    let mut out = vec![0.0_f32; SIDE * SIDE];
-    let mut multiply = || {
-        let start = std::time::Instant::now();
-        let (lhs, rhs) = (Matrix::dense(&lhs, SIDE, SIDE), Matrix::dense(&rhs, SIDE, SIDE));
-        product(MatrixMut::dense(&mut out, SIDE, SIDE), false, 1.0, lhs, rhs, Cores::All);
-        start.elapsed().as_secs_f64()
-    };
-    let best = (0..REPEATS).map(|_| multiply()).fold(f64::INFINITY, f64::min);
-    2.0 * (SIDE * SIDE * SIDE) as f64 / best / 1e9
-}

@@ -43,9 +43,9 @@ impl Panels {
     fn new(count: usize, inner: usize) -> Self {
         let depths = Depths::of(inner);
         let len = count * depths.steps() * STEP_LEN / LINE;
-        let mut lines = SPARE.with_borrow_mut(|spare| spare.pop().unwrap_or_default());
+        let mut lines = SPARE.with_borrow_mut(|spare| take_fitting(spare, len));
         if lines.len() < len {
-            lines.resize(len, Line([0; LINE]));
+            lines = vec![Line([0; LINE]); len];
         }
         Self { lines, count, depths }
     }
@@ -63,6 +63,16 @@ impl Panels {
     }
 }
 
+/// The smallest block of at least `len` lines, or an empty one.
+fn take_fitting(spare: &mut Vec<Vec<Line>>, len: usize) -> Vec<Line> {
+    let fitting = spare.iter().enumerate().filter(|(_, lines)| lines.len() >= len);
+    let smallest = fitting.min_by_key(|(_, lines)| lines.len()).map(|(index, _)| index);
+    smallest.map(|index| spare.swap_remove(index)).unwrap_or_default()
+}
+
+/// Blocks a thread keeps at most; the smallest goes first.
+const MAX_SPARE: usize = 16;
+
 thread_local! {
     /// Memory of packed operands that are gone, for those to come.
     static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
@@ -72,7 +82,14 @@ impl Drop for Panels {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         // A thread that ends takes its spare memory with it.
-        let _ = SPARE.try_with(|spare| spare.borrow_mut().push(lines));
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            spare.push(lines);
+            if spare.len() > MAX_SPARE {
+                let smallest = spare.iter().enumerate().min_by_key(|(_, lines)| lines.len());
+                smallest.map(|(index, _)| index).map(|index| spare.swap_remove(index));
+            }
+        });
     }
 }
 
