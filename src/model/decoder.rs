@@ -1,9 +1,10 @@
 //! The decoder: one forward pass for generation and for training.
 //!
 //! Llama family (Touvron et al. 2023): RMS norm before each block, rotary positions, grouped-query
-//! attention, SwiGLU. The same code runs with a key/value cache (generation) and without one
-//! (training, scoring); whether a gradient is recorded depends only on whether the adapter's
-//! tensors are variables.
+//! attention, SwiGLU; with Qwen2's biases and Qwen3's norms of query and key heads where a layer
+//! has them. The same code runs with a key/value cache (generation) and without one (training,
+//! scoring); whether a gradient is recorded depends only on whether the adapter's tensors are
+//! variables.
 
 use std::sync::Arc;
 
@@ -26,8 +27,14 @@ pub struct LayerWeights {
     pub attention_norm: Tensor,
     /// Norm before the feed-forward block (hidden).
     pub feed_forward_norm: Tensor,
+    /// Norm of each query head before rope (head_dim), where the family has one.
+    pub query_norm: Option<Tensor>,
+    /// Norm of each key head before rope (head_dim), where the family has one.
+    pub key_norm: Option<Tensor>,
     /// Linear maps, indexed by [`Target`], each (out, in).
     pub linears: [Tensor; Target::COUNT],
+    /// What the linear maps add, indexed by [`Target`], each (out).
+    pub biases: [Option<Tensor>; Target::COUNT],
 }
 
 /// A frozen decoder.
@@ -44,6 +51,10 @@ pub struct Decoder {
 impl Decoder {
     /// Puts a decoder together. `embedding` and `head` are (vocabulary, hidden); they are the same
     /// tensor when the model ties them.
+    ///
+    /// # Panics
+    /// If the configuration's rope parameters give no frequencies: a caller's bug, as every
+    /// configuration that was read has been checked.
     pub fn new(
         config: DecoderConfig,
         embedding: Tensor,
@@ -51,7 +62,9 @@ impl Decoder {
         final_norm: Tensor,
         head: Tensor,
     ) -> Self {
-        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_positions);
+        let frequencies = config.rope.inverse_frequencies(config.head_dim);
+        let frequencies = frequencies.expect("a checked configuration");
+        let rope = RopeTable::new(frequencies, config.max_positions);
         Self { config, embedding, layers, final_norm, head, rope: Arc::new(rope) }
     }
 
@@ -109,11 +122,17 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             let linear = |x: &Tensor, target: Target| {
                 let lora = adapter.and_then(|adapter| adapter.pair(index, target));
-                ops::linear(x, &layer.linears[target as usize], lora)
+                let y = ops::linear(x, &layer.linears[target as usize], lora)?;
+                match &layer.biases[target as usize] {
+                    Some(bias) => ops::add_bias(&y, bias),
+                    None => Ok(y),
+                }
             };
             let normed = ops::rms_norm(&x, &layer.attention_norm, self.config.norm_eps)?;
-            let q = ops::rope(&linear(&normed, Target::Query)?, &self.rope, &positions)?;
-            let k = ops::rope(&linear(&normed, Target::Key)?, &self.rope, &positions)?;
+            let q = self.norm_heads(linear(&normed, Target::Query)?, layer.query_norm.as_ref())?;
+            let k = self.norm_heads(linear(&normed, Target::Key)?, layer.key_norm.as_ref())?;
+            let q = ops::rope(&q, &self.rope, &positions)?;
+            let k = ops::rope(&k, &self.rope, &positions)?;
             let v = linear(&normed, Target::Value)?;
             let shape = self.head_shape();
             let attended = match cache.as_deref_mut() {
@@ -136,6 +155,13 @@ impl Decoder {
     pub fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let rows = Tensor::new(rows, hidden.device())?;
         ops::linear(&hidden.index_select(&rows, 0)?, &self.head, None)
+    }
+
+    /// RMS norm of every head of x (N, heads · head_dim), where there is a weight (head_dim).
+    fn norm_heads(&self, x: Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+        let Some(weight) = weight else { return Ok(x) };
+        let heads = x.reshape(((), self.config.head_dim))?;
+        ops::rms_norm(&heads, weight, self.config.norm_eps)?.reshape(x.shape())
     }
 
     fn head_shape(&self) -> HeadShape {

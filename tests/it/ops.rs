@@ -8,6 +8,7 @@ use candle_core::Device;
 use candle_core::Result;
 use candle_core::Tensor;
 use candle_core::Var;
+use nightschool::model::config::Rope;
 use nightschool::model::ops;
 use nightschool::model::ops::HeadShape;
 use nightschool::model::ops::LoraPair;
@@ -69,18 +70,29 @@ fn linear_with_an_adapter() -> Result<()> {
 }
 
 #[test]
+fn bias() -> Result<()> {
+    let x = random((37, 24));
+    let bias = Tensor::randn(0.0_f32, 1.0, 24, &Device::Cpu)?;
+    same(&ops::add_bias(&x, &bias)?, &x.broadcast_add(&bias)?, &[&x]);
+    assert!(ops::add_bias(&x, &bias.narrow(0, 0, 12)?).is_err(), "it must not be repeated");
+    Ok(())
+}
+
+#[test]
 fn rope() -> Result<()> {
     let (heads, dim) = (3, 8);
     let x = random((5, heads * dim));
-    let positions = vec![0_u32, 1, 2, 9, 3];
-    let table = Arc::new(RopeTable::new(dim, 10_000.0, 16));
+    // Across two blocks of the table, and not in order.
+    let positions = vec![0_u32, 1, 511, 700, 512];
+    let frequencies = Rope::plain(10_000.0).inverse_frequencies(dim).unwrap();
+    let table = Arc::new(RopeTable::new(frequencies, 1024));
     // The textbook form: x ∘ cos + rotate_half(x) ∘ sin, head by head.
     let angles: Vec<f32> = positions
         .iter()
         .flat_map(|p| {
             (0..dim).map(move |i| {
-                let pair = (i % (dim / 2)) as f32;
-                *p as f32 * 10_000_f32.powf(-2.0 * pair / dim as f32)
+                let pair = (i % (dim / 2)) as f64;
+                *p as f32 * 10_000_f64.powf(-2.0 * pair / dim as f64) as f32
             })
         })
         .collect();

@@ -6,6 +6,7 @@
 //! `tests/it/ops.rs`, values and gradients.
 
 mod attention;
+mod bias;
 mod exp;
 mod head;
 mod linear;
@@ -15,6 +16,7 @@ mod pointwise;
 pub use attention::HeadShape;
 pub use attention::attention;
 pub use attention::cached_attention;
+pub use bias::add_bias;
 pub use head::TokenScores;
 pub use head::token_scores;
 pub use linear::LoraPair;

@@ -1,6 +1,7 @@
 //! Operations that treat each token on its own: RMS norm, rotary embedding, SwiGLU.
 
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use candle_core::CpuStorage;
 use candle_core::CustomOp1;
@@ -93,28 +94,55 @@ impl RmsNorm {
     }
 }
 
-/// Cosines and sines of the rotary embedding for every position.
+/// Positions whose cosines and sines are worked out together.
+const POSITIONS_PER_BLOCK: usize = 512;
+
+/// Cosines and sines of the rotary embedding. They are worked out block by block when a position
+/// is first used: few runs come near the end of a long context.
 #[derive(Debug)]
 pub struct RopeTable {
-    /// (position, head_dim / 2), row-major.
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    half: usize,
+    /// Radians per position of each pair of dimensions (head_dim / 2).
+    inverse_frequencies: Vec<f32>,
+    /// Each (position, cosines then sines, head_dim / 2), row-major.
+    blocks: Vec<OnceLock<Vec<f32>>>,
+    positions: usize,
 }
 
 impl RopeTable {
-    /// Angles position · theta^(−2i/head_dim) (Su et al. 2021, eq. 15) for `positions` positions.
-    pub fn new(head_dim: usize, theta: f64, positions: usize) -> Self {
-        let half = head_dim / 2;
-        let frequency = |i: usize| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32;
-        let angles = (0..positions).flat_map(|p| (0..half).map(move |i| p as f32 * frequency(i)));
-        let (sin, cos) = angles.map(f32::sin_cos).unzip();
-        Self { cos, sin, half }
+    /// Angles position · inverse frequency (Su et al. 2021, eq. 15) for up to `positions`
+    /// positions; there is one frequency for each pair of a head's dimensions (head_dim / 2).
+    pub fn new(inverse_frequencies: Vec<f32>, positions: usize) -> Self {
+        let blocks = positions.div_ceil(POSITIONS_PER_BLOCK);
+        let blocks = (0..blocks).map(|_| OnceLock::new()).collect();
+        Self { inverse_frequencies, blocks, positions }
     }
 
     /// How many positions the table covers.
     pub fn positions(&self) -> usize {
-        self.cos.len() / self.half
+        self.positions
+    }
+
+    /// Half the width of a head.
+    fn half(&self) -> usize {
+        self.inverse_frequencies.len()
+    }
+
+    /// Cosines and sines at `position`, each (head_dim / 2).
+    fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let (block, row) = (position / POSITIONS_PER_BLOCK, position % POSITIONS_PER_BLOCK);
+        let width = 2 * self.half();
+        let values = self.blocks[block].get_or_init(|| self.block(block * POSITIONS_PER_BLOCK));
+        values[row * width..(row + 1) * width].split_at(self.half())
+    }
+
+    fn block(&self, first: usize) -> Vec<f32> {
+        let mut values = Vec::with_capacity(POSITIONS_PER_BLOCK * 2 * self.half());
+        for position in first..first + POSITIONS_PER_BLOCK {
+            let angles = self.inverse_frequencies.iter().map(|f| position as f32 * f);
+            values.extend(angles.clone().map(f32::cos));
+            values.extend(angles.map(f32::sin));
+        }
+        values
     }
 }
 
@@ -139,12 +167,11 @@ struct Rope {
 impl Rope {
     /// `direction` is 1 for the rotation and −1 for its inverse, which is also its transpose.
     fn rotate(&self, x: &[f32], width: usize, direction: f32) -> Vec<f32> {
-        let half = self.table.half;
+        let half = self.table.half();
         let mut y = vec![0.0; x.len()];
         let rows = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(self.positions.par_iter());
         rows.with_min_len(ROWS_PER_TASK).for_each(|((y, x), &position)| {
-            let at = position as usize * half;
-            let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
+            let (cos, sin) = self.table.at(position as usize);
             for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
                 let ((y_low, y_high), (x_low, x_high)) = (y.split_at_mut(half), x.split_at(half));
                 for i in 0..half {
