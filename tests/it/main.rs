@@ -11,6 +11,7 @@ mod cloze;
 mod corpus;
 mod decoder;
 mod durable;
+mod families;
 mod fetch;
 mod fetch_hub;
 mod game;

@@ -89,9 +89,13 @@ fn loss(decoder: &Decoder, adapter: &Adapter, objective: &Objective) -> (f32, ca
 
 /// Every trainable tensor: the directional derivative along its own gradient.
 fn check_finite_differences(objective: &Objective) {
-    let decoder = support::tiny_decoder();
-    let adapter = adapter(&decoder);
-    let gradients = loss(&decoder, &adapter, objective).1.backward().unwrap();
+    check_finite_differences_of(&support::tiny_decoder(), objective);
+}
+
+/// As [`check_finite_differences`], for a decoder of two layers and at least 96 tokens.
+pub(crate) fn check_finite_differences_of(decoder: &Decoder, objective: &Objective) {
+    let adapter = adapter(decoder);
+    let gradients = loss(decoder, &adapter, objective).1.backward().unwrap();
     assert_eq!(adapter.variables().len(), 2 * 7 * 2);
     for (name, variable) in adapter.variables() {
         let gradient = gradients.get(variable.as_tensor()).expect(name).clone();
@@ -104,7 +108,7 @@ fn check_finite_differences(objective: &Objective) {
         let direction = (gradient * f64::from(step / norm)).unwrap();
         let at = |moved: candle_core::Tensor| {
             variable.set(&moved).unwrap();
-            loss(&decoder, &adapter, objective).0
+            loss(decoder, &adapter, objective).0
         };
         let up = at((&original + &direction).unwrap());
         let down = at((&original - &direction).unwrap());
