@@ -6,6 +6,7 @@ mod answer;
 mod archive;
 mod bad_input;
 mod bundled_corpus;
+mod chat;
 mod cli;
 mod cloze;
 mod corpus;
