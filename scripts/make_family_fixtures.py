@@ -26,7 +26,6 @@ import tempfile
 
 import gguf
 import numpy
-import peft
 import tokenizers
 import torch
 import transformers

@@ -17,7 +17,8 @@ pub const SUPPORTED: &[&str] = &["llama", "qwen2", "qwen3"];
 
 /// What of those families it computes, for messages.
 const SUPPORTED_FEATURES: &str = "supported: llama, qwen2 and qwen3 models with full attention, \
-     SwiGLU without biases, unquantised or GGUF weights, and rope of type default, linear or llama3";
+     SwiGLU without biases, unquantised or GGUF weights, and rope of type default, linear or \
+     llama3";
 
 /// Why a model's description was refused.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,7 @@ pub enum ConfigError {
 /// A model family: what its layers have beside Llama's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// Llama 1 to 3.x, SmolLM2 (Touvron et al. 2023; Grattafiori et al. 2024).
+    /// Llama, SmolLM2 (Touvron et al. 2023; Grattafiori et al. 2024).
     Llama,
     /// Qwen2 and Qwen2.5: biases on query, key and value (Yang et al. 2024).
     Qwen2,

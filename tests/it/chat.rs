@@ -64,17 +64,22 @@ fn both(folder: &Path, name: &str) -> [(Tokenizer, ChatTemplate); 2] {
     ]
 }
 
-fn compare(tokenizer: &Tokenizer, template: &ChatTemplate, conversation: &[Message], row: &Row) {
+fn compare(
+    name: &str,
+    (tokenizer, template): (&Tokenizer, &ChatTemplate),
+    conversation: &[Message],
+    row: &Row,
+) {
     let last = conversation.last().unwrap();
     let text = template.render(conversation, last.role == "user").unwrap();
-    assert_eq!(text, row.text);
-    assert_eq!(tokenizer.encode_with_specials(&text), row.ids, "{text:?}");
-    assert_eq!(tokenizer.encode(&last.content), row.plain, "{:?}", last.content);
+    assert_eq!(text, row.text, "{name}");
+    assert_eq!(tokenizer.encode_with_specials(&text), row.ids, "{name}: {text:?}");
+    assert_eq!(tokenizer.encode(&last.content), row.plain, "{name}: {:?}", last.content);
     let decoded = tokenizer.decode(&row.ids);
     // Qwen composes characters first; SmolLM2 has no token for some bytes.
     if decoded != text {
         let composed: String = unicode_normalization::UnicodeNormalization::nfc(&*text).collect();
-        assert_eq!(decoded, composed);
+        assert_eq!(decoded, composed, "{name}");
     }
 }
 
@@ -83,10 +88,9 @@ fn compare_all(folder: &Path) {
     let values = values(folder);
     assert_eq!(values.conversations.len(), 30);
     for (name, rows) in values.rows.iter().filter(|(name, _)| *name != "smollm2") {
-        for (index, (tokenizer, template)) in both(folder, name).into_iter().enumerate() {
-            println!("{name} {}", ["folder", "GGUF file"][index]);
+        for ((tokenizer, template), kind) in both(folder, name).iter().zip(["folder", "file"]) {
             for (conversation, row) in values.conversations.iter().zip(rows) {
-                compare(&tokenizer, &template, conversation, row);
+                compare(&format!("{name} {kind}"), (tokenizer, template), conversation, row);
             }
         }
     }
@@ -100,9 +104,10 @@ fn conversations_become_the_prompts_and_ids_of_transformers() {
 #[test]
 fn conversations_become_the_prompts_and_ids_of_smollm2() {
     let model = support::default_model();
+    let template = model.chat_template.as_ref().unwrap();
     let values = values(&fixtures());
     for (conversation, row) in values.conversations.iter().zip(&values.rows["smollm2"]) {
-        compare(&model.tokenizer, model.chat_template.as_ref().unwrap(), conversation, row);
+        compare("smollm2", (&model.tokenizer, template), conversation, row);
     }
 }
 

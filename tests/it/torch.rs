@@ -69,13 +69,18 @@ pub(crate) fn logits(model: &Model, adapter: Option<&Adapter>, tokens: &[u32]) -
     model.decoder.logits(&hidden, &rows).unwrap().to_vec2().unwrap()
 }
 
-/// Within 1e-3 of the largest value.
-pub(crate) fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>]) {
+/// The largest difference, relative to the largest value.
+pub(crate) fn distance(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
     let (found, expected) = (found.concat(), expected.concat());
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let pairs = found.iter().zip(&expected);
-    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale;
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale
+}
+
+/// Within 1e-3 of the largest value.
+fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>]) {
+    let worst = distance(found, expected);
     assert!(worst < 1e-3, "off by {worst} of the largest");
 }
 
