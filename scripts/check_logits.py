@@ -5,8 +5,8 @@ their logits with those that nightschool computed.
     pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2
     python3 scripts/check_logits.py LOGITS.json MODEL_FOLDER [ADAPTER_FOLDER]
 
-LOGITS.json is {"tokens": [...], "logits": [[...], ...]}. The ignored tests of tests/it/torch.rs call
-this with an adapter that they trained and with a model that they exported.
+LOGITS.json is {"tokens": [...], "logits": [[...], ...]}. Ignored tests of tests/it/torch.rs and
+tests/it/families.rs call this with an adapter that they trained and with models that they exported.
 """
 
 import json

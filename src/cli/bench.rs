@@ -178,8 +178,8 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
 
 /// Random weights of the dimensions that a `config.json` describes.
 fn random_decoder(path: &Path) -> anyhow::Result<Decoder> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let config = DecoderConfig::from_hub_json(&text)
         .with_context(|| format!("{} describes no model that can be trained", path.display()))?;
     Ok(Decoder::random(config, 1)?)

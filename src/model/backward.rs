@@ -132,7 +132,9 @@ impl<'a> Tape<'a> {
 fn activation_bytes(decoder: &Decoder, tokens: usize) -> usize {
     let config = decoder.config();
     let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let per_token = 2 * queries + 2 * keys + config.hidden + 2 * config.feed_forward;
+    let norms = decoder.layers().iter().any(|layer| layer.query_norm.is_some());
+    let projected = if norms { queries + keys } else { 0 };
+    let per_token = 2 * queries + 2 * keys + projected + config.hidden + 2 * config.feed_forward;
     tokens * per_token * size_of::<f32>()
 }
 
@@ -200,7 +202,12 @@ impl LayerStep<'_> {
             ops.attention_backward(&kept.q, &kept.k, &kept.v, spans, shape, &d_attended)?;
         let back =
             |x: &Tensor| ops.rope(x, self.decoder.rope(), self.pass.positions, Rotation::Backward);
-        let (dq, dk) = (back(&dq)?, back(&dk)?);
+        let (mut dq, mut dk) = (back(&dq)?, back(&dk)?);
+        if let Some([q, k]) = &kept.projected {
+            let weights = &self.decoder.layers()[self.index];
+            dq = self.decoder.norm_heads_backward(q, weights.query_norm.as_ref(), dq)?;
+            dk = self.decoder.norm_heads_backward(k, weights.key_norm.as_ref(), dk)?;
+        }
         let normed = ops.rms_norm(x, norm, eps)?;
         let d_normed =
             self.linears(&normed, &kept, &[Query, Key, Value], &[&dq, &dk, &dv], sink)?;

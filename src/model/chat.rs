@@ -1,16 +1,19 @@
 //! Chat templates: the Jinja text a model ships, rendered to the prompt it was trained on.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
 use candle_core::quantized::gguf_file::Value;
 use minijinja::Environment;
+use minijinja::ErrorKind;
 use minijinja::context;
 use minijinja::syntax::SyntaxConfig;
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Deserialize;
 use serde::Serialize;
+use serde_json::ser::Formatter;
 
 use super::gguf::Metadata;
 use super::gguf::MetadataError;
@@ -108,8 +111,9 @@ impl ChatTemplate {
             .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", |why: String| -> Result<String, _> {
-            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, why))
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
         });
+        environment.add_filter("tojson", json_as_python);
         environment.add_template_owned(NAME, source.to_string())?;
         Ok(Self { environment, begin: begin.to_string(), end: end.to_string() })
     }
@@ -173,6 +177,10 @@ impl ChatTemplate {
     /// The prompt for `messages`; with `add_generation_prompt` it ends where the assistant's next
     /// turn begins. Encode it with [`super::tokenizer::Tokenizer::encode_with_specials`].
     ///
+    /// As transformers renders it, without tools and documents; but there is no `strftime_now`, so
+    /// that templates that write the day's date fall back to a fixed one, and a prompt is the same
+    /// tomorrow.
+    ///
     /// # Errors
     /// When the template refuses the conversation, for example because roles do not alternate.
     pub fn render(
@@ -188,9 +196,51 @@ impl ChatTemplate {
         Ok(template.render(context! {
             messages,
             add_generation_prompt,
+            tools => (),
+            documents => (),
             bos_token => &self.begin,
             eos_token => &self.end,
         })?)
+    }
+}
+
+/// JSON as Python's `json.dumps` writes it: blanks behind commas and colons, nothing escaped for
+/// the sake of HTML.
+fn json_as_python(value: &minijinja::Value) -> Result<String, minijinja::Error> {
+    let mut text = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, PythonFormatter);
+    let wrong = |error: String| minijinja::Error::new(ErrorKind::BadSerialization, error);
+    value.serialize(&mut serializer).map_err(|error| wrong(error.to_string()))?;
+    String::from_utf8(text).map_err(|error| wrong(error.to_string()))
+}
+
+struct PythonFormatter;
+
+impl PythonFormatter {
+    fn separate<W: ?Sized + io::Write>(writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+}
+
+impl Formatter for PythonFormatter {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        Self::separate(writer, first)
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        Self::separate(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
     }
 }
 

@@ -1,8 +1,9 @@
 //! The decoder: one forward pass for generation and for training.
 //!
 //! Llama family (Touvron et al. 2023): RMS norm before each block, rotary positions, grouped-query
-//! attention, SwiGLU. The same code runs with a key/value cache (generation) and without one
-//! (training, scoring); training keeps what [`super::backward`] needs.
+//! attention, SwiGLU; with Qwen2's biases and Qwen3's norms of query and key heads where a layer
+//! has them. The same code runs with a key/value cache (generation) and without one (training,
+//! scoring); training keeps what [`super::backward`] needs.
 
 use std::sync::Arc;
 
@@ -34,8 +35,14 @@ pub struct LayerWeights {
     pub attention_norm: Tensor,
     /// Norm before the feed-forward block (hidden).
     pub feed_forward_norm: Tensor,
+    /// Norm of each query head before rope (head_dim), where the family has one.
+    pub query_norm: Option<Tensor>,
+    /// Norm of each key head before rope (head_dim), where the family has one.
+    pub key_norm: Option<Tensor>,
     /// Linear maps, indexed by [`Target`], each (out, in).
     pub linears: [Tensor; Target::COUNT],
+    /// What the linear maps add, indexed by [`Target`], each (out).
+    pub biases: [Option<Tensor>; Target::COUNT],
 }
 
 /// A frozen decoder.
@@ -64,6 +71,8 @@ pub(super) struct Pass<'a> {
 /// default model. Norms and the gated product are cheap and computed again.
 #[derive(Debug)]
 pub(super) struct Activations {
+    /// Queries and keys before their heads' norms, where the family has those.
+    pub(super) projected: Option<[Tensor; 2]>,
     /// Queries and keys, rotated, and values.
     pub(super) q: Tensor,
     pub(super) k: Tensor,
@@ -80,6 +89,10 @@ pub(super) struct Activations {
 impl Decoder {
     /// Puts a decoder together. `embedding` and `head` are (vocabulary, hidden); they are the same
     /// tensor when the model ties them.
+    ///
+    /// # Panics
+    /// If the configuration's rope parameters give no frequencies: a caller's bug, as every
+    /// configuration that was read has been checked.
     pub fn new(
         config: DecoderConfig,
         embedding: Tensor,
@@ -87,7 +100,9 @@ impl Decoder {
         final_norm: Tensor,
         head: Tensor,
     ) -> Self {
-        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_positions);
+        let frequencies = config.rope.inverse_frequencies(config.head_dim);
+        let frequencies = frequencies.expect("a checked configuration");
+        let rope = RopeTable::new(frequencies, config.max_positions);
         let ops = ops::on(embedding.device(), embedding.dtype());
         Self { config, embedding, layers, final_norm, head, rope, ops }
     }
@@ -111,14 +126,20 @@ impl Decoder {
             let values = (0..out * inner).map(|_| draws.random_range(-bound..bound)).collect();
             Tensor::from_vec::<_, f32>(values, (out, inner), &Device::Cpu)
         };
-        let norm = || Tensor::ones(config.hidden, DType::F32, &Device::Cpu);
+        let norm = |width: usize| Tensor::ones(width, DType::F32, &Device::Cpu);
+        let normed_heads = config.family.norms_heads();
+        let head_norm = || normed_heads.then(|| norm(config.head_dim)).transpose();
         let embedding = matrix((config.vocabulary, config.hidden))?;
         let layers = (0..config.layers).map(|_| {
             let linears = Target::ALL.into_iter().map(|target| matrix(target.dims(&config)));
             Ok(LayerWeights {
-                attention_norm: norm()?,
-                feed_forward_norm: norm()?,
+                attention_norm: norm(config.hidden)?,
+                feed_forward_norm: norm(config.hidden)?,
+                query_norm: head_norm()?,
+                key_norm: head_norm()?,
                 linears: exactly(linears.collect::<Result<Vec<_>>>()?)?,
+                // A bias costs next to nothing.
+                biases: [const { None }; Target::COUNT],
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
@@ -126,11 +147,12 @@ impl Decoder {
             true => embedding.clone(),
             false => matrix((config.vocabulary, config.hidden))?,
         };
-        let final_norm = norm()?;
+        let final_norm = norm(config.hidden)?;
         Ok(Self::new(config, embedding, layers, final_norm, head))
     }
 
-    /// The same weights as `dtype` on `device`, with that device's operations. Norms stay f32.
+    /// The same weights as `dtype` on `device`, with that device's operations. Norms and biases
+    /// stay f32.
     ///
     /// # Errors
     /// Those of candle.
@@ -140,10 +162,14 @@ impl Decoder {
         let norm = |tensor: &Tensor| tensor.to_device(device);
         let layers = self.layers.iter().map(|layer| {
             let linears = layer.linears.each_ref().map(matrix);
+            let biases = layer.biases.iter().map(|bias| bias.as_ref().map(norm).transpose());
             Ok(LayerWeights {
                 attention_norm: norm(&layer.attention_norm)?,
                 feed_forward_norm: norm(&layer.feed_forward_norm)?,
+                query_norm: layer.query_norm.as_ref().map(norm).transpose()?,
+                key_norm: layer.key_norm.as_ref().map(norm).transpose()?,
                 linears: exactly(linears.into_iter().collect::<Result<Vec<_>>>()?)?,
+                biases: exactly(biases.collect::<Result<Vec<_>>>()?)?,
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
@@ -245,8 +271,12 @@ impl Decoder {
         let map = |target: Target| self.map(index, target, pass);
         let normed = ops.rms_norm(x, &weights.attention_norm, eps)?;
         let [q, k, v] = exactly(ops.linears(&normed, &[map(Query), map(Key), map(Value)])?)?;
-        let rotated = |x: &Tensor| ops.rope(x, &self.rope, pass.positions, Rotation::Forward);
-        let (rotated_q, rotated_k) = (rotated(&q.y)?, rotated(&k.y)?);
+        let rotated = |x: &Tensor, norm: Option<&Tensor>| {
+            let x = self.norm_heads(x, norm)?;
+            ops.rope(&x, &self.rope, pass.positions, Rotation::Forward)
+        };
+        let rotated_q = rotated(&q.y, weights.query_norm.as_ref())?;
+        let rotated_k = rotated(&k.y, weights.key_norm.as_ref())?;
         let (spans, shape) = (pass.spans, self.head_shape());
         let attended = match cache {
             Some(cache) => {
@@ -260,7 +290,9 @@ impl Decoder {
         let [gate, up] = exactly(ops.linears(&normed, &[map(Gate), map(Up)])?)?;
         let gated = ops.swiglu(&gate.y, &up.y)?;
         let down = ops.linear_onto(&gated, &map(Down), &middle)?;
+        let norms = weights.query_norm.is_some() || weights.key_norm.is_some();
         let activations = Activations {
+            projected: norms.then_some([q.y, k.y]),
             q: rotated_q,
             k: rotated_k,
             v: v.y,
@@ -279,10 +311,30 @@ impl Decoder {
         let labels = [&*index.to_string(), target.name()];
         Linear {
             weight: &self.layers[index].linears[target as usize],
-            bias: None,
+            bias: self.layers[index].biases[target as usize].as_ref(),
             lora,
             dropout: pass.dropout.filter(|_| lora.is_some()).map(|d| d.derived(&labels)),
         }
+    }
+
+    /// RMS norm of every head of x (N, heads · head_dim), where there is a weight (head_dim).
+    fn norm_heads(&self, x: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+        let Some(weight) = weight else { return Ok(x.clone()) };
+        let heads = x.reshape(((), self.config.head_dim))?;
+        self.ops.rms_norm(&heads, weight, self.config.norm_eps)?.reshape(x.shape())
+    }
+
+    /// The gradient of what [`Decoder::norm_heads`] read.
+    pub(super) fn norm_heads_backward(
+        &self,
+        x: &Tensor,
+        weight: Option<&Tensor>,
+        gradient: Tensor,
+    ) -> Result<Tensor> {
+        let Some(weight) = weight else { return Ok(gradient) };
+        let heads = |x: &Tensor| x.reshape(((), self.config.head_dim));
+        let (eps, g) = (self.config.norm_eps, heads(&gradient)?);
+        self.ops.rms_norm_backward(&heads(x)?, weight, eps, &g, None)?.reshape(x.shape())
     }
 
     /// The rotary table.

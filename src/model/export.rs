@@ -7,6 +7,11 @@ use candle_core::Tensor;
 use serde_json::json;
 
 use super::Model;
+use super::config::AttentionBias;
+use super::config::DecoderConfig;
+use super::config::Family;
+use super::config::Rope;
+use super::config::RopeScaling;
 use super::decoder::Decoder;
 use super::lora::Adapter;
 use super::lora::AdapterError;
@@ -19,14 +24,16 @@ use crate::durable::PendingDirectory;
 /// Returns the hash of its contents.
 ///
 /// # Errors
-/// When the disk is full or unwritable, or `dir` exists.
+/// When the disk is full or unwritable, `dir` exists, or no Hugging Face description says what
+/// the model computes.
 pub fn export(model: &Model, adapter: &Adapter, dir: &Path) -> Result<String, AdapterError> {
+    let description = pretty(&config(model)?);
     let tensors = merged(&model.decoder, adapter)?;
     let weights = serialise(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
     let pending = PendingDirectory::create(dir)?;
     let write = |name: &str, bytes: &[u8]| durable::write_file(&pending.path().join(name), bytes);
     write("model.safetensors", &weights)?;
-    write("config.json", pretty(&config(model)).as_bytes())?;
+    write("config.json", description.as_bytes())?;
     write("tokenizer.json", model.tokenizer.to_json()?.as_bytes())?;
     write("tokenizer_config.json", pretty(&tokenizer_config(model)).as_bytes())?;
     Ok(pending.seal()?.content_hash())
@@ -45,6 +52,11 @@ fn merged(decoder: &Decoder, adapter: &Adapter) -> Result<Vec<(String, Tensor)>,
         let name = |part: &str| format!("model.layers.{index}.{part}.weight");
         tensors.push((name("input_layernorm"), layer.attention_norm.clone()));
         tensors.push((name("post_attention_layernorm"), layer.feed_forward_norm.clone()));
+        let norms = [("q_norm", &layer.query_norm), ("k_norm", &layer.key_norm)];
+        for (norm, weight) in norms {
+            let weight = weight.iter().cloned();
+            tensors.extend(weight.map(|weight| (name(&format!("self_attn.{norm}")), weight)));
+        }
         for target in Target::ALL {
             let weight = &layer.linears[target as usize];
             let weight = match adapter.pair(index, target) {
@@ -55,16 +67,59 @@ fn merged(decoder: &Decoder, adapter: &Adapter) -> Result<Vec<(String, Tensor)>,
                 None => weight.clone(),
             };
             tensors.push((name(target.module()), weight));
+            if let Some(bias) = &layer.biases[target as usize] {
+                let name = format!("model.layers.{index}.{}.bias", target.module());
+                tensors.push((name, bias.clone()));
+            }
         }
     }
     Ok(tensors)
 }
 
-fn config(model: &Model) -> serde_json::Value {
+/// The family whose class in transformers has the model's biases.
+fn class_family(config: &DecoderConfig) -> Result<Family, AdapterError> {
+    match (config.family, config.attention_bias) {
+        // Llama with these biases is what Qwen2 is.
+        (Family::Llama | Family::Qwen2, AttentionBias::QueryKeyValue) => Ok(Family::Qwen2),
+        (Family::Llama | Family::Qwen3, AttentionBias::None | AttentionBias::All) => {
+            Ok(config.family)
+        }
+        (family, _) => {
+            let why = format!("no {} has biases on its attention maps", family.class());
+            Err(AdapterError::Export(why))
+        }
+    }
+}
+
+/// What `config.json` says of the rotary frequencies, but for their base.
+fn rope_parameters(rope: &Rope) -> Result<serde_json::Value, AdapterError> {
+    match &rope.scaling {
+        RopeScaling::None => Ok(json!({ "rope_type": "default" })),
+        RopeScaling::Linear { factor } => Ok(json!({ "rope_type": "linear", "factor": factor })),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
+            Ok(json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low_freq_factor,
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_positions,
+            }))
+        }
+        RopeScaling::Divisors(_) => Err(AdapterError::Export(
+            "its rope frequencies are divided one by one, in a way that is not Llama 3's".into(),
+        )),
+    }
+}
+
+fn config(model: &Model) -> Result<serde_json::Value, AdapterError> {
     let config = model.decoder.config();
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    let family = class_family(config)?;
+    let old_rope = rope_parameters(&config.rope)?;
+    let mut new_rope = old_rope.clone();
+    new_rope["rope_theta"] = config.rope.theta.into();
+    Ok(json!({
+        "architectures": [family.class()],
+        "model_type": family.name(),
         "dtype": "float32",
         "num_hidden_layers": config.layers,
         "hidden_size": config.hidden,
@@ -75,14 +130,16 @@ fn config(model: &Model) -> serde_json::Value {
         "vocab_size": config.vocabulary,
         "max_position_embeddings": config.max_positions,
         // Both spellings: transformers before and since version 5.
-        "rope_theta": config.rope_theta,
-        "rope_parameters": { "rope_type": "default", "rope_theta": config.rope_theta },
+        "rope_theta": config.rope.theta,
+        "rope_scaling": (config.rope.scaling != RopeScaling::None).then_some(old_rope),
+        "rope_parameters": new_rope,
+        "attention_bias": config.attention_bias == AttentionBias::All,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tied,
         "hidden_act": "silu",
         "bos_token_id": model.tokenizer.bos(),
         "eos_token_id": model.tokenizer.eos(),
-    })
+    }))
 }
 
 fn tokenizer_config(model: &Model) -> serde_json::Value {

@@ -114,6 +114,9 @@ pub enum AdapterError {
     /// Writing failed; nothing was left behind.
     #[error(transparent)]
     Write(#[from] durable::DurableError),
+    /// The merged model cannot be described as a Hugging Face folder.
+    #[error("the model cannot be exported as a Hugging Face folder: {0}")]
+    Export(String),
     /// The model's tokenizer cannot be written down.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

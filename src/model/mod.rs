@@ -23,6 +23,7 @@ use self::chat::ChatError;
 use self::chat::ChatTemplate;
 use self::config::ConfigError;
 use self::decoder::Decoder;
+use self::fetch::FetchError;
 use self::fetch::Layout;
 use self::fetch::ModelFiles;
 use self::tokenizer::Tokenizer;
@@ -47,9 +48,31 @@ pub enum ModelError {
         /// What the reader said.
         source: candle_core::Error,
     },
-    /// A folder without weights.
-    #[error("{0} holds no .safetensors file")]
-    NoWeights(PathBuf),
+    /// A GGUF file with a type of weights that is not read.
+    #[error(
+        "{path} stores weights in ggml type number {kind}, which is not supported (supported: \
+         F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K); use another file of the model"
+    )]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The number, from the ggml library.
+        kind: String,
+    },
+    /// A tensor that is not plain numbers.
+    #[error(
+        "tensor `{name}` is of type {found}, not of F32, F16, BF16 or F64; use the model's \
+         unquantised folder or a GGUF file of it"
+    )]
+    NotFloat {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: &'static str,
+    },
+    /// A folder lacks files.
+    #[error(transparent)]
+    Files(#[from] FetchError),
     /// A tensor has another shape than the model's description says.
     #[error("tensor `{name}` is {found:?}, expected {expected:?}")]
     Shape {

@@ -68,12 +68,23 @@ struct SpellingConfig {
     add_bos_token: Option<bool>,
 }
 
+/// Tokens that end a text or a turn in models that cut text the `pre` way. Their folders list all
+/// of them in `generation_config.json`; GGUF files often name only one.
+fn usual_ends(pre: Option<&str>) -> &'static [&'static str] {
+    match pre {
+        Some("llama-bpe") => &["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"],
+        Some("qwen2") => &["<|endoftext|>", "<|im_end|>"],
+        _ => &[],
+    }
+}
+
 impl SpecialIds {
-    /// Reads `tokenizer.ggml.*_token_id`; every id must be below `vocabulary`.
+    /// Reads `tokenizer.ggml.*_token_id`; every id must be that of one of `tokens`.
     pub(super) fn from_gguf(
         metadata: Metadata<'_>,
-        vocabulary: usize,
+        tokens: &[&str],
     ) -> Result<Self, TokenizerError> {
+        let vocabulary = tokens.len();
         let id = |name: &str| -> Result<Option<u32>, TokenizerError> {
             let key = format!("tokenizer.ggml.{name}_token_id");
             match metadata.optional_u32(&key)? {
@@ -85,11 +96,17 @@ impl SpecialIds {
             }
         };
         let end = id("eos")?.ok_or_else(|| TokenizerError::NoEnd("the GGUF file".into()))?;
+        let pre = metadata.optional_string("tokenizer.ggml.pre")?;
         let mut ends = vec![end];
         ends.extend(id("eot")?);
         ends.extend(id("eom")?);
+        for spelling in usual_ends(pre) {
+            let found = tokens.iter().position(|token| token == spelling);
+            ends.extend(found.and_then(|id| u32::try_from(id).ok()));
+        }
+        ends.sort_unstable();
+        ends.dedup();
         let begin = id("bos")?;
-        let pre = metadata.optional_string("tokenizer.ggml.pre")?;
         // Files of Llama 3 leave the flag out; llama.cpp sets it for them.
         let wants_begin = metadata
             .optional_bool("tokenizer.ggml.add_bos_token")?

@@ -120,7 +120,7 @@ impl Tokenizer {
         inner.with_pre_tokenizer(Some(pre_tokenizer(pre)?));
         inner.with_decoder(Some(ByteLevel::new(false, false, false)));
         inner.add_tokens(added_tokens(metadata, &tokens)?).map_err(unusable)?;
-        let ids = SpecialIds::from_gguf(metadata, tokens.len())?;
+        let ids = SpecialIds::from_gguf(metadata, &tokens)?;
         Ok(Self::new(inner, ids))
     }
 

@@ -7,6 +7,7 @@ use candle_core::Device;
 use candle_core::Result;
 use candle_core::Tensor;
 use candle_core::Var;
+use nightschool::model::config::Rope;
 use nightschool::model::ops::Cpu;
 use nightschool::model::ops::Dropout;
 use nightschool::model::ops::HeadShape;
@@ -121,9 +122,11 @@ fn check_linears(tokens: usize, rank: usize, dropout: Option<Dropout>) -> Result
             same("dA", &lora.a, &expected[1 + 2 * index]);
             same("dB", &lora.b, &expected[2 + 2 * index]);
         }
-        let residual = random((tokens, 33));
-        let onto = ops.linear_onto(&x, &maps[1], &residual)?.y;
-        same("the sum", &onto, &(residual.as_tensor() + &expected_second)?);
+        for (map, expected) in maps.iter().zip([&expected_first, &expected_second]) {
+            let residual = random((tokens, expected.dim(1)?));
+            let onto = ops.linear_onto(&x, map, &residual)?.y;
+            same("the sum", &onto, &(residual.as_tensor() + expected)?);
+        }
         let plain = &ops.linears(&x, &[Linear::plain(&first)])?[0];
         same("without adapter", &plain.y, &x.matmul(&first.t()?)?);
         assert!(plain.down.is_none());
@@ -162,15 +165,17 @@ fn dropout_keeps_the_mean_and_follows_its_seed() {
 fn rope() -> Result<()> {
     let (heads, dim) = (3, 8);
     let x = random((5, heads * dim));
-    let positions = vec![0_u32, 1, 2, 9, 3];
-    let table = RopeTable::new(dim, 10_000.0, 16);
+    // Across two blocks of the table, and not in order.
+    let positions = vec![0_u32, 1, 511, 700, 512];
+    let frequencies = Rope::plain(10_000.0).inverse_frequencies(dim).unwrap();
+    let table = RopeTable::new(frequencies, 1024);
     // The textbook form: x ∘ cos + rotate_half(x) ∘ sin, head by head.
     let angles: Vec<f32> = positions
         .iter()
         .flat_map(|p| {
             (0..dim).map(move |i| {
-                let pair = (i % (dim / 2)) as f32;
-                *p as f32 * 10_000_f32.powf(-2.0 * pair / dim as f32)
+                let pair = (i % (dim / 2)) as f64;
+                *p as f32 * 10_000_f64.powf(-2.0 * pair / dim as f64) as f32
             })
         })
         .collect();
@@ -185,7 +190,7 @@ fn rope() -> Result<()> {
     for ops in BOTH {
         same("the value", &ops.rope(&x, &table, &positions, Rotation::Forward)?, &reference);
         same("dx", &ops.rope(&g, &table, &positions, Rotation::Backward)?, &expected[0]);
-        assert!(ops.rope(&x, &table, &[0, 1, 2, 16, 3], Rotation::Forward).is_err());
+        assert!(ops.rope(&x, &table, &[0, 1, 2, 1024, 3], Rotation::Forward).is_err());
     }
     Ok(())
 }

@@ -200,13 +200,14 @@ fn chat_templates_may_use_python_methods_and_refuse_conversations() {
     let source = concat!(
         "{%- if messages[0].role != 'user' %}{{ raise_exception('start with user') }}{% endif -%}",
         "{{ bos_token }}{% for m in messages %}\n    {% if m.content.strip() == '' %}",
-        "{% continue %}{% endif %}\n[{{ m.role.upper() }}] {{ m['content'] | trim | tojson }}",
+        "{% continue %}{% endif %}\n[{{ m.role.upper() }}] {{ m['content'] | trim | tojson }} ",
+        "{{ [1, {'a': '<ä>'}] | tojson }}{{ strftime_now is defined }}{{ tools is none }}",
         "{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     );
     let template = ChatTemplate::new(source, "<s>", "</s>").expect("valid");
     let messages = [Message::new("user", " hi \"you\" "), Message::new("assistant", "  ")];
     let prompt = template.render(&messages, true).expect("rendered");
-    insta::assert_snapshot!(prompt, @r#"<s>[USER] "hi \"you\"">"#);
+    insta::assert_snapshot!(prompt, @r#"<s>[USER] "hi \"you\"" [1, {"a": "<ä>"}]FalseTrue>"#);
     let error = template.render(&messages[1..], false).expect_err("refused").to_string();
     assert!(error.contains("start with user"), "{error}");
     assert!(ChatTemplate::new("{% if %}", "", "").is_err());

@@ -47,8 +47,8 @@ fn values() -> Values {
     serde_json::from_slice(&std::fs::read(fixture("values.json")).unwrap()).unwrap()
 }
 
-/// A folder, loaded as `--model DIR` loads it.
-fn load(dir: &Path) -> Model {
+/// A folder or GGUF file, loaded as `--model DIR` loads it.
+pub(crate) fn load(dir: &Path) -> Model {
     let spec: ModelSpec = dir.to_str().unwrap().parse().unwrap();
     Model::load(&fetch::resolve(&spec, &support::cache()).unwrap()).unwrap()
 }
@@ -62,7 +62,7 @@ fn adapter(model: &Model) -> Adapter {
     Adapter::load(&fixture("adapter"), model.decoder.config()).unwrap()
 }
 
-fn logits(model: &Model, adapter: Option<&Adapter>, tokens: &[u32]) -> Vec<Vec<f32>> {
+pub(crate) fn logits(model: &Model, adapter: Option<&Adapter>, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut batch = Packed::new();
     batch.push(tokens, Past::None);
     let hidden = model.decoder.forward(&batch, adapter, None).unwrap();
@@ -70,13 +70,18 @@ fn logits(model: &Model, adapter: Option<&Adapter>, tokens: &[u32]) -> Vec<Vec<f
     model.decoder.logits(&hidden, &rows).unwrap().to_vec2().unwrap()
 }
 
-/// Within 1e-3 of the largest value.
-fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>]) {
+/// The largest difference, relative to the largest value.
+pub(crate) fn distance(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
     let (found, expected) = (found.concat(), expected.concat());
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let pairs = found.iter().zip(&expected);
-    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale;
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale
+}
+
+/// Within 1e-3 of the largest value.
+fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>]) {
+    let worst = distance(found, expected);
     assert!(worst < 1e-3, "off by {worst} of the largest");
 }
 
@@ -142,9 +147,9 @@ fn an_exported_model_computes_what_base_and_adapter_do() {
 }
 
 /// `scripts/check_logits.py`, the real client.
-fn check_logits(folder: &Path, logits: &[Vec<f32>], loaded: &[&Path]) {
+pub(crate) fn check_logits(folder: &Path, tokens: &[u32], logits: &[Vec<f32>], loaded: &[&Path]) {
     let python = std::env::var("NIGHTSCHOOL_PYTHON").expect("NIGHTSCHOOL_PYTHON names a Python");
-    let written = serde_json::json!({ "tokens": values().tokens, "logits": logits });
+    let written = serde_json::json!({ "tokens": tokens, "logits": logits });
     let file = folder.join("logits.json");
     std::fs::write(&file, written.to_string()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/check_logits.py");
@@ -164,6 +169,6 @@ fn peft_loads_a_trained_adapter_and_transformers_an_exported_model() {
     trained.save(&saved, "tiny").unwrap();
     export(&model, &trained, &merged).unwrap();
     let found = logits(&model, Some(&trained), &values.tokens);
-    check_logits(folder.path(), &found, &[&fixture("model"), &saved]);
-    check_logits(folder.path(), &found, &[&merged]);
+    check_logits(folder.path(), &values.tokens, &found, &[&fixture("model"), &saved]);
+    check_logits(folder.path(), &values.tokens, &found, &[&merged]);
 }

@@ -57,7 +57,7 @@ fn examples() -> Vec<Example> {
 }
 
 /// An adapter whose B is not zero, so that every gradient is.
-fn adapter(decoder: &Decoder) -> Adapter {
+pub(crate) fn adapter(decoder: &Decoder) -> Adapter {
     let adapter =
         Adapter::fresh(decoder.config(), SHAPE, &mut rng::stream(1, &["adapter"])).unwrap();
     let mut draws = rng::stream(2, &["b"]);
@@ -87,10 +87,20 @@ fn gradients(
     (metrics.loss, gradients)
 }
 
-/// Every trainable tensor: the directional derivative along its own gradient.
-fn check_finite_differences(adapter: &Adapter, objective: &Objective) {
+/// Every trainable tensor of the tiny model.
+fn check_finite_differences(objective: &Objective) {
     let decoder = support::tiny_decoder();
-    let found = gradients(&decoder, adapter, objective, LIMITS).1;
+    check_finite_differences_of(&decoder, &adapter(&decoder), objective);
+}
+
+/// Every trainable tensor of a decoder of two layers and at least 96 tokens: the directional
+/// derivative along its own gradient.
+pub(crate) fn check_finite_differences_of(
+    decoder: &Decoder,
+    adapter: &Adapter,
+    objective: &Objective,
+) {
+    let found = gradients(decoder, adapter, objective, LIMITS).1;
     assert_eq!(adapter.variables().len(), 2 * 7 * 2);
     for (name, variable) in adapter.variables() {
         let gradient = found.get(name).expect(name).clone();
@@ -103,7 +113,7 @@ fn check_finite_differences(adapter: &Adapter, objective: &Objective) {
         let direction = (gradient * f64::from(step / norm)).unwrap();
         let at = |moved: candle_core::Tensor| {
             variable.set(&moved).unwrap();
-            gradients(&decoder, adapter, objective, LIMITS).0
+            gradients(decoder, adapter, objective, LIMITS).0
         };
         let up = at((&original + &direction).unwrap());
         let down = at((&original - &direction).unwrap());
@@ -169,21 +179,19 @@ fn with_dropout(decoder: &Decoder) -> Adapter {
 
 #[test]
 fn gradients_under_dropout_equal_finite_differences() {
-    check_finite_differences(&with_dropout(&support::tiny_decoder()), &Objective::Likelihood);
+    let decoder = support::tiny_decoder();
+    check_finite_differences_of(&decoder, &with_dropout(&decoder), &Objective::Likelihood);
 }
 
 #[test]
 fn likelihood_gradients_equal_finite_differences() {
-    check_finite_differences(&adapter(&support::tiny_decoder()), &Objective::Likelihood);
+    check_finite_differences(&Objective::Likelihood);
 }
 
 #[test]
 fn policy_gradients_equal_finite_differences() {
     let settings = PolicyGradient { kl_coefficient: 0.1, ..PolicyGradient::default() };
-    check_finite_differences(
-        &adapter(&support::tiny_decoder()),
-        &Objective::PolicyGradient(settings),
-    );
+    check_finite_differences(&Objective::PolicyGradient(settings));
 }
 
 #[test]
@@ -198,18 +206,12 @@ fn only_owned_tokens_are_targets() {
 #[test]
 fn entropy_bonus_gradients_equal_finite_differences() {
     let settings = PolicyGradient { entropy_coefficient: 0.5, ..PolicyGradient::default() };
-    check_finite_differences(
-        &adapter(&support::tiny_decoder()),
-        &Objective::PolicyGradient(settings),
-    );
+    check_finite_differences(&Objective::PolicyGradient(settings));
 }
 
 #[test]
 fn preference_gradients_equal_finite_differences() {
-    check_finite_differences(
-        &adapter(&support::tiny_decoder()),
-        &Objective::Preference(Preference { beta: 0.5 }),
-    );
+    check_finite_differences(&Objective::Preference(Preference { beta: 0.5 }));
 }
 
 #[test]

@@ -244,6 +244,16 @@ pub fn resolve_from(
     }
 }
 
+/// The files with weights of the model folder `dir`: the shards its index names, or else
+/// `model.safetensors`, or else every `.safetensors` file.
+///
+/// # Errors
+/// When there are none, or one is missing.
+pub(super) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, FetchError> {
+    let files = seal::model_files(dir)?.into_iter();
+    Ok(files.filter(|name| name.ends_with(".safetensors")).map(|name| dir.join(name)).collect())
+}
+
 /// Hashes a model's files again and compares with what they were.
 ///
 /// # Errors

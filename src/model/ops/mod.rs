@@ -8,6 +8,7 @@
 
 mod cpu;
 mod portable;
+mod rope;
 mod timed;
 
 use std::fmt::Debug;
@@ -23,6 +24,7 @@ pub use self::cpu::Cpu;
 pub use self::cpu::cached_attention;
 pub use self::cpu::matmul_unit;
 pub use self::portable::Portable;
+pub use self::rope::RopeTable;
 pub use self::timed::Timed;
 use crate::model::packed::Span;
 use crate::rng;
@@ -127,40 +129,6 @@ impl HeadShape {
 
     fn scale(self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
-    }
-}
-
-/// Cosines and sines of the rotary embedding for every position.
-#[derive(Debug)]
-pub struct RopeTable {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    half: usize,
-}
-
-impl RopeTable {
-    /// Angles p · theta^(−2i/d) (Su et al. 2021, eq. 15) for `positions` positions.
-    pub fn new(head_dim: usize, theta: f64, positions: usize) -> Self {
-        let half = head_dim / 2;
-        let frequency = |i: usize| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32;
-        let angles = (0..positions).flat_map(|p| (0..half).map(move |i| p as f32 * frequency(i)));
-        let (sin, cos) = angles.map(f32::sin_cos).unzip();
-        Self { cos, sin, half }
-    }
-
-    /// How many positions the table covers.
-    pub fn positions(&self) -> usize {
-        self.cos.len() / self.half
-    }
-
-    /// Fails when one of `positions` lies past the table.
-    fn check(&self, positions: &[u32]) -> Result<()> {
-        match positions.iter().max() {
-            Some(&last) if last as usize >= self.positions() => {
-                candle_core::bail!("position {last} is past the model's {}", self.positions())
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -141,14 +141,11 @@ impl Operations for Portable {
     ) -> Result<Tensor> {
         table.check(positions)?;
         let (tokens, width) = x.dims2()?;
-        let half = table.half;
-        let angles = |values: &[f32], sign: f32| {
-            let rows = positions.iter().flat_map(|p| &values[*p as usize * half..][..half]);
-            let rows: Vec<f32> = rows.map(|value| value * sign).collect();
-            Tensor::from_vec(rows, (tokens, 1, half), x.device())
-        };
-        let sign = if rotation == Rotation::Forward { 1.0 } else { -1.0 };
-        let (cos, sin) = (angles(&table.cos, 1.0)?, angles(&table.sin, sign)?);
+        let half = table.half();
+        let rows = |values: Vec<f32>| Tensor::from_vec(values, (tokens, 1, half), x.device());
+        let cos = rows(positions.iter().flat_map(|p| table.at(*p).0).copied().collect())?;
+        let sin = rows(positions.iter().flat_map(|p| table.at(*p).1).copied().collect())?;
+        let sin = if rotation == Rotation::Forward { sin } else { sin.neg()? };
         let heads = x.reshape((tokens, width / (2 * half), 2 * half))?;
         let (low, high) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
         let turned_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;

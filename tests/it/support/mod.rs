@@ -8,7 +8,10 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 use nightschool::model::Model;
+use nightschool::model::config::AttentionBias;
 use nightschool::model::config::DecoderConfig;
+use nightschool::model::config::Family;
+use nightschool::model::config::Rope;
 use nightschool::model::decoder::Decoder;
 use nightschool::model::decoder::LayerWeights;
 use nightschool::model::fetch;
@@ -33,6 +36,7 @@ pub(crate) fn default_model() -> Arc<Model> {
 /// Dimensions of the tiny model: two layers, grouped queries.
 pub(crate) fn tiny_config() -> DecoderConfig {
     DecoderConfig {
+        family: Family::Llama,
         layers: 2,
         hidden: 32,
         heads: 4,
@@ -41,7 +45,8 @@ pub(crate) fn tiny_config() -> DecoderConfig {
         feed_forward: 48,
         vocabulary: 96,
         max_positions: 256,
-        rope_theta: 10_000.0,
+        rope: Rope::plain(10_000.0),
+        attention_bias: AttentionBias::None,
         norm_eps: 1e-5,
         tied: true,
     }
@@ -85,6 +90,9 @@ pub(crate) fn tiny_decoder() -> Decoder {
         LayerWeights {
             attention_norm: get(format!("{prefix}.input_layernorm.weight")),
             feed_forward_norm: get(format!("{prefix}.post_attention_layernorm.weight")),
+            query_norm: None,
+            key_norm: None,
+            biases: [const { None }; Target::COUNT],
             linears: Target::ALL.map(|target| get(format!("{prefix}.{}.weight", target.module()))),
         }
     });

@@ -67,12 +67,17 @@ pub(super) fn forward(
                 multiply(scale, &left, a.t(), Cores::All)
             }
         });
-        let (mut y, accumulate) = match (residual, map.bias) {
-            (Some(residual), None) => (Floats::of(residual)?.to_vec(), true),
-            (None, Some(bias)) => (Floats::of(bias)?.repeat(tokens), true),
-            (None, None) => (vec![0.0; tokens * parts.out], false),
-            (Some(_), Some(_)) => candle_core::bail!("a map with bias ends no residual block"),
+        let mut y = match (residual, map.bias) {
+            (Some(residual), _) => Floats::of(residual)?.to_vec(),
+            (None, Some(bias)) => Floats::of(bias)?.repeat(tokens),
+            (None, None) => vec![0.0; tokens * parts.out],
         };
+        if let (Some(_), Some(bias)) = (residual, map.bias) {
+            let bias = Floats::of(bias)?;
+            let rows = y.chunks_exact_mut(parts.out);
+            rows.for_each(|row| row.iter_mut().zip(&*bias).for_each(|(y, b)| *y += b));
+        }
+        let accumulate = residual.is_some() || map.bias.is_some();
         let low = down
             .as_deref()
             .map(|down| Left::new(Matrix::dense(down, tokens, parts.rank), Cores::All));

@@ -76,13 +76,12 @@ pub(super) fn rope(
     let (tokens, width) = x.dims2()?;
     table.check(positions)?;
     let x = Floats::of(x)?;
-    let half = table.half;
+    let half = table.half();
     let direction = if rotation == Rotation::Forward { 1.0 } else { -1.0 };
     let mut y = vec![0.0; x.len()];
     let rows = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(positions.par_iter());
     rows.with_min_len(ROWS_PER_TASK).for_each(|((y, x), &position)| {
-        let at = position as usize * half;
-        let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
+        let (cos, sin) = table.at(position);
         for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
             let ((y_low, y_high), (x_low, x_high)) = (y.split_at_mut(half), x.split_at(half));
             for i in 0..half {
