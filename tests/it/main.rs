@@ -10,7 +10,10 @@ mod chat;
 mod cli;
 mod cloze;
 mod corpus;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
+mod default_model;
 mod durable;
 mod families;
 mod fetch;

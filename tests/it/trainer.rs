@@ -46,7 +46,7 @@ fn branch(tokens: &[u32], unowned: usize, advantage: f32) -> Branch {
     }
 }
 
-fn examples() -> Vec<Example> {
+pub(crate) fn examples() -> Vec<Example> {
     vec![
         Example {
             prompt: vec![3, 14, 15, 92, 65],
@@ -73,7 +73,8 @@ pub(crate) fn adapter(decoder: &Decoder) -> Adapter {
     adapter
 }
 
-const LIMITS: Limits = Limits { micro_batch_tokens: 64, activation_bytes: usize::MAX, seed: 1 };
+pub(crate) const LIMITS: Limits =
+    Limits { micro_batch_tokens: 64, activation_bytes: usize::MAX, seed: 1 };
 
 fn gradients(
     decoder: &Decoder,
