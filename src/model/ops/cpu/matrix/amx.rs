@@ -13,7 +13,6 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
@@ -65,13 +64,10 @@ impl Depths {
 
 /// Whether this processor has the unit and the system lets this process use it.
 pub(super) fn available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        let vectors = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
-        vectors && has_tiles() && permitted()
-    })
+    let vectors = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16");
+    vectors && has_tiles() && permitted()
 }
 
 /// Leaf 7 of the processor's description: bits 22 and 24 of EDX are AMX-BF16 and AMX-TILE.

@@ -84,6 +84,17 @@ const MIN_TILED_ROWS: usize = 32;
 /// Fewer columns do not fill a tile.
 const MIN_TILED: usize = 16;
 
+/// Whether large products go to the tile unit: where it is, unless the user wants the same results as
+/// on machines without it.
+#[cfg(target_arch = "x86_64")]
+fn tile_unit() -> bool {
+    static USED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *USED.get_or_init(|| {
+        let chosen = std::env::var("NIGHTSCHOOL_MATMUL_UNIT");
+        chosen.as_deref() != Ok("vector") && amx::available()
+    })
+}
+
 /// A left operand, laid out once for several products.
 pub(super) struct Left<'a> {
     matrix: Matrix<'a>,
@@ -97,7 +108,7 @@ impl<'a> Left<'a> {
         #[cfg(target_arch = "x86_64")]
         {
             let tiled = matrix.rows >= MIN_TILED_ROWS && matrix.cols > 0;
-            let panels = (tiled && amx::available()).then(|| pack::left(matrix, cores));
+            let panels = (tiled && tile_unit()).then(|| pack::left(matrix, cores));
             Self { matrix, panels }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -209,7 +220,7 @@ unsafe fn vector_product(
 /// What large matrix products run on: `amx` for the tile unit, `vector` for vector instructions.
 pub fn matmul_unit() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    if amx::available() {
+    if tile_unit() {
         return "amx";
     }
     "vector"
