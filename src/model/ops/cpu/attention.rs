@@ -18,6 +18,7 @@ use super::matrix::MatrixMut;
 use super::matrix::product;
 use super::matrix::sum_of_products;
 use super::tensor;
+use super::zeros;
 use crate::model::kv::KvCache;
 use crate::model::ops::HeadShape;
 use crate::model::ops::check_spans;
@@ -117,8 +118,7 @@ fn weights(
 
 /// Some columns of a matrix of `width` columns.
 fn columns(data: &mut [f32], rows: usize, which: Range<usize>, width: usize) -> MatrixMut<'_> {
-    let cols = which.len();
-    MatrixMut { data: &mut data[which.start..], rows, cols, row_stride: width }
+    MatrixMut::new(&mut data[which.start..], rows, which.len(), width)
 }
 
 /// In blocks of eight, so that the compiler keeps running maxima and sums in vector registers.
@@ -219,7 +219,7 @@ pub(super) fn forward(
             attend(&gather(block, &q, shape), past, own, first_own, shape)
         })
         .collect();
-    let mut out = vec![0.0; q.len()];
+    let mut out = zeros(q.len());
     for (block, rows) in blocks.iter().zip(&rows) {
         scatter(block, rows, &mut out, shape);
     }
@@ -352,7 +352,7 @@ pub(super) fn backward(
     let backward = Backward { q: &q, k: &k, v: &v, g: &g, spans, shape };
     let runs = runs(spans, shape);
     let parts: Vec<_> = runs.par_iter().map(|blocks| backward.run(blocks)).collect();
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let (mut dq, mut dk, mut dv) = (zeros(q.len()), zeros(k.len()), zeros(v.len()));
     // In a fixed order: sums of floats depend on it.
     for (blocks, (rows, sums)) in runs.iter().zip(&parts) {
         for (block, rows) in blocks.iter().zip(rows) {
@@ -393,7 +393,7 @@ pub fn cached_attention(
         .par_iter()
         .map(|block| cached_block(block, &q, spans, shape, layer, cache))
         .collect();
-    let mut out = vec![0.0; q.len()];
+    let mut out = zeros(q.len());
     for (block, rows) in blocks.iter().zip(&rows) {
         scatter(block, rows, &mut out, shape);
     }

@@ -11,6 +11,7 @@ use super::matrix::Matrix;
 use super::matrix::MatrixMut;
 use super::matrix::product;
 use super::tensor;
+use super::zeros;
 use crate::model::ops::Scored;
 use crate::model::ops::TokenScores;
 use crate::model::ops::check_targets;
@@ -62,7 +63,7 @@ impl Head<'_> {
     fn each_chunk(&self, mut f: impl FnMut(usize, &mut [f32], &[f32])) {
         let positions = self.hidden.len() / self.width;
         let chunk = (LOGITS / self.vocabulary).clamp(1, positions.max(1));
-        let mut logits = vec![0.0; chunk * self.vocabulary];
+        let mut logits = zeros(chunk * self.vocabulary);
         for start in (0..positions).step_by(chunk) {
             let rows = chunk.min(positions - start);
             let logits = &mut logits[..rows * self.vocabulary];
@@ -101,7 +102,7 @@ pub(super) fn forward(
     let head = Head { weight: &weight, vocabulary, width, hidden: &hidden };
     let mut scores = Vec::with_capacity(2 * n);
     // Taken while the logits are there, so that they need not be computed a second time.
-    let mut slopes = vec![0.0; if learns { n * width } else { 0 }];
+    let mut slopes = zeros(if learns { n * width } else { 0 });
     head.each_chunk(|start, logits, normalisers| {
         let rows = logits.par_chunks_mut(vocabulary).zip(normalisers).enumerate();
         let scored = rows.map(|(i, (row, z))| {
@@ -145,7 +146,7 @@ pub(super) fn backward(
     let (hidden, weight) = (Floats::of(hidden)?, Floats::of(weight)?);
     let scores = Floats::of(&scored.tokens.scores)?;
     let head = Head { weight: &weight, vocabulary, width, hidden: &hidden };
-    let mut d_hidden = vec![0.0; n * width];
+    let mut d_hidden = zeros(n * width);
     head.each_chunk(|start, logits, normalisers| {
         logits.par_chunks_mut(vocabulary).enumerate().for_each(|(i, row)| {
             let (at, z) = (2 * (start + i), normalisers[i]);

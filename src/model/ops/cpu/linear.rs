@@ -4,11 +4,13 @@ use candle_core::Result;
 use candle_core::Tensor;
 
 use super::Floats;
+use super::copied;
 use super::matrix::Cores;
 use super::matrix::Left;
 use super::matrix::Matrix;
 use super::matrix::MatrixMut;
 use super::matrix::multiply;
+use super::matrix::new_sum;
 use super::matrix::sum_of_products;
 use super::tensor;
 use crate::model::ops::Linear;
@@ -67,17 +69,6 @@ pub(super) fn forward(
                 multiply(scale, &left, a.t(), Cores::All)
             }
         });
-        let mut y = match (residual, map.bias) {
-            (Some(residual), _) => Floats::of(residual)?.to_vec(),
-            (None, Some(bias)) => Floats::of(bias)?.repeat(tokens),
-            (None, None) => vec![0.0; tokens * parts.out],
-        };
-        if let (Some(_), Some(bias)) = (residual, map.bias) {
-            let bias = Floats::of(bias)?;
-            let rows = y.chunks_exact_mut(parts.out);
-            rows.for_each(|row| row.iter_mut().zip(&*bias).for_each(|(y, b)| *y += b));
-        }
-        let accumulate = residual.is_some() || map.bias.is_some();
         let low = down
             .as_deref()
             .map(|down| Left::new(Matrix::dense(down, tokens, parts.rank), Cores::All));
@@ -85,12 +76,37 @@ pub(super) fn forward(
         if let (Some(low), Some((_, b, _))) = (&low, parts.lora()) {
             terms.push((low, b.t()));
         }
-        let dst = MatrixMut::dense(&mut y, tokens, parts.out);
-        sum_of_products(dst, accumulate, 1.0, &terms, Cores::All);
+        let y = match starting_values(residual, map.bias, tokens)? {
+            Some(mut y) => {
+                let dst = MatrixMut::dense(&mut y, tokens, parts.out);
+                sum_of_products(dst, true, 1.0, &terms, Cores::All);
+                y
+            }
+            None => new_sum(1.0, &terms, Cores::All),
+        };
         let down = down.map(|down| tensor(down, (tokens, parts.rank))).transpose()?;
         results.push(Mapped { y: tensor(y, (tokens, parts.out))?, down });
     }
     Ok(results)
+}
+
+/// What a product is added to: the residual, the bias in every row, their sum, or nothing.
+fn starting_values(
+    residual: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    tokens: usize,
+) -> Result<Option<Vec<f32>>> {
+    let mut y = match (residual, bias) {
+        (Some(residual), _) => copied(&Floats::of(residual)?),
+        (None, Some(bias)) => return Ok(Some(Floats::of(bias)?.repeat(tokens))),
+        (None, None) => return Ok(None),
+    };
+    if let Some(bias) = bias {
+        let bias = Floats::of(bias)?;
+        let rows = y.chunks_exact_mut(bias.len());
+        rows.for_each(|row| row.iter_mut().zip(&*bias).for_each(|(y, b)| *y += b));
+    }
+    Ok(Some(y))
 }
 
 fn masked(x: &[f32], mask: &[f32]) -> Vec<f32> {
@@ -117,7 +133,6 @@ pub(super) fn backward(
         .zip(&lefts)
         .map(|(parts, left)| parts.lora().map(|(_, b, scale)| multiply(scale, left, b, Cores::All)))
         .collect();
-    let mut dx = vec![0.0; tokens * inner];
     let up = |i: usize| ups[i].as_deref().map(|up| Matrix::dense(up, tokens, parts[i].rank));
     let low: Vec<Option<Left<'_>>> =
         (0..maps.len()).map(|i| up(i).map(|up| Left::new(up, Cores::All))).collect();
@@ -128,7 +143,7 @@ pub(super) fn backward(
             terms.push((low, a));
         }
     }
-    sum_of_products(MatrixMut::dense(&mut dx, tokens, inner), false, 1.0, &terms, Cores::All);
+    let mut dx = new_sum(1.0, &terms, Cores::All);
     let mut lora = Vec::with_capacity(maps.len());
     // Laid out once for all maps without dropout.
     let x_t = Left::new(Matrix::dense(&x, tokens, inner).t(), Cores::All);

@@ -17,6 +17,7 @@ use candle_core::Shape;
 use candle_core::Storage;
 use candle_core::Tensor;
 use parking_lot::RwLockReadGuard;
+use rayon::prelude::*;
 
 pub use self::attention::cached_attention;
 pub use self::matrix::matmul_unit;
@@ -62,6 +63,19 @@ impl Deref for Floats<'_> {
             _ => unreachable!("checked when it was made"),
         }
     }
+}
+
+/// Values a task writes or copies at once.
+const VALUES_PER_TASK: usize = 1 << 15;
+
+/// `len` zeros, written by all cores.
+fn zeros(len: usize) -> Vec<f32> {
+    rayon::iter::repeat_n(0.0, len).with_min_len(VALUES_PER_TASK).collect()
+}
+
+/// A copy, made by all cores.
+fn copied(values: &[f32]) -> Vec<f32> {
+    values.par_iter().copied().with_min_len(VALUES_PER_TASK).collect()
 }
 
 /// A CPU tensor of `values`.

@@ -5,8 +5,10 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::Floats;
+use super::copied;
 use super::exp::exp;
 use super::tensor;
+use super::zeros;
 use crate::model::ops::RopeTable;
 use crate::model::ops::Rotation;
 
@@ -16,7 +18,7 @@ const ROWS_PER_TASK: usize = 16;
 pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let (tokens, width) = x.dims2()?;
     let (x, weight) = (Floats::of(x)?, Floats::of(weight)?);
-    let mut y = vec![0.0; x.len()];
+    let mut y = zeros(x.len());
     let rows = y.par_chunks_mut(width).zip(x.par_chunks(width));
     rows.with_min_len(ROWS_PER_TASK).for_each(|(y, x)| {
         let inverse = inverse_rms(x, eps);
@@ -38,8 +40,8 @@ pub(super) fn rms_norm_backward(
     let (tokens, width) = x.dims2()?;
     let (x, weight, g) = (Floats::of(x)?, Floats::of(weight)?, Floats::of(gradient)?);
     let mut dx = match onto {
-        Some(onto) => Floats::of(onto)?.to_vec(),
-        None => vec![0.0; x.len()],
+        Some(onto) => copied(&Floats::of(onto)?),
+        None => zeros(x.len()),
     };
     let rows = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(g.par_chunks(width));
     rows.with_min_len(ROWS_PER_TASK).for_each(|((dx, x), g)| {
@@ -78,7 +80,7 @@ pub(super) fn rope(
     let x = Floats::of(x)?;
     let half = table.half();
     let direction = if rotation == Rotation::Forward { 1.0 } else { -1.0 };
-    let mut y = vec![0.0; x.len()];
+    let mut y = zeros(x.len());
     let rows = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(positions.par_iter());
     rows.with_min_len(ROWS_PER_TASK).for_each(|((y, x), &position)| {
         let (cos, sin) = table.at(position);
@@ -104,7 +106,7 @@ fn sigmoid(x: f32) -> f32 {
 pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let dims = gate.dims2()?;
     let (gate, up) = (Floats::of(gate)?, Floats::of(up)?);
-    let mut y = vec![0.0; gate.len()];
+    let mut y = zeros(gate.len());
     let chunks = y.par_chunks_mut(VALUES_PER_TASK).zip(gate.par_chunks(VALUES_PER_TASK));
     chunks.zip(up.par_chunks(VALUES_PER_TASK)).for_each(|((y, gate), up)| {
         let n = y.len();
@@ -123,7 +125,7 @@ pub(super) fn swiglu_backward(
 ) -> Result<[Tensor; 2]> {
     let dims = gate.dims2()?;
     let (gate, up, g) = (Floats::of(gate)?, Floats::of(up)?, Floats::of(gradient)?);
-    let (mut d_gate, mut d_up) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
+    let (mut d_gate, mut d_up) = (zeros(gate.len()), zeros(gate.len()));
     let outs = d_gate.par_chunks_mut(VALUES_PER_TASK).zip(d_up.par_chunks_mut(VALUES_PER_TASK));
     let ins = gate.par_chunks(VALUES_PER_TASK).zip(up.par_chunks(VALUES_PER_TASK));
     let chunks = outs.zip(ins).zip(g.par_chunks(VALUES_PER_TASK));

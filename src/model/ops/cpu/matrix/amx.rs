@@ -109,12 +109,8 @@ pub(super) fn sum_of_products(
     terms: &[(&Panels, Matrix<'_>)],
     cores: Cores,
 ) {
-    let shared = Shared {
-        data: dst.data.as_mut_ptr(),
-        rows: dst.rows,
-        cols: dst.cols,
-        row_stride: dst.row_stride,
-    };
+    let shared =
+        Shared { data: dst.data, rows: dst.rows, cols: dst.cols, row_stride: dst.row_stride };
     let (rows, columns) = (dst.rows.div_ceil(PANEL), dst.cols.div_ceil(PANEL));
     for first_column in (0..columns).step_by(PACKED_COLUMNS) {
         let packed = first_column..(first_column + PACKED_COLUMNS).min(columns);

@@ -6,6 +6,9 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
 use gemm::Parallelism;
 
 /// A read-only strided matrix. One of the strides is 1.
@@ -45,19 +48,35 @@ impl<'a> Matrix<'a> {
 
 /// A row-major destination, rows `row_stride` apart.
 pub(super) struct MatrixMut<'a> {
-    pub(super) data: &'a mut [f32],
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) row_stride: usize,
+    /// Valid for writes to all rows and columns, and for reads too where it came from floats.
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
 }
 
 impl<'a> MatrixMut<'a> {
+    /// Rows `row_stride` apart.
+    pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
+        assert!(data.len() >= needed, "destination too short");
+        Self { data: data.as_mut_ptr(), rows, cols, row_stride, borrowed: PhantomData }
+    }
+
+    /// Rows without gaps.
     pub(super) fn dense(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        Self { data, rows, cols, row_stride: cols }
+        Self::new(data, rows, cols, cols)
+    }
+
+    /// The spare room of a vector, which nothing has written to yet.
+    fn unwritten(data: &'a mut [MaybeUninit<f32>], rows: usize, cols: usize) -> Self {
+        assert!(data.len() >= rows * cols, "destination too short");
+        Self { data: data.as_mut_ptr().cast(), rows, cols, row_stride: cols, borrowed: PhantomData }
     }
 
     fn reborrow(&mut self) -> MatrixMut<'_> {
-        MatrixMut { data: self.data, ..*self }
+        MatrixMut { ..*self }
     }
 }
 
@@ -119,7 +138,7 @@ impl<'a> Left<'a> {
     }
 }
 
-/// dst ← alpha · Σ lhs · rhs over the terms, added to dst's values when `accumulate`.
+/// dst ← alpha · Σ lhs · rhs over the terms, at least one; added to dst's values when `accumulate`.
 pub(super) fn sum_of_products(
     mut dst: MatrixMut<'_>,
     accumulate: bool,
@@ -127,6 +146,7 @@ pub(super) fn sum_of_products(
     terms: &[(&Left<'_>, Matrix<'_>)],
     cores: Cores,
 ) {
+    assert!(!terms.is_empty(), "a sum of nothing");
     for (lhs, rhs) in terms {
         let lhs = lhs.matrix;
         assert!(lhs.cols == rhs.rows && dst.rows == lhs.rows && dst.cols == rhs.cols, "shapes");
@@ -134,7 +154,6 @@ pub(super) fn sum_of_products(
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }
-    assert!(dst.data.len() >= (dst.rows - 1) * dst.row_stride + dst.cols, "destination too short");
     let mut accumulate = accumulate;
     #[cfg(target_arch = "x86_64")]
     let terms = {
@@ -152,7 +171,7 @@ pub(super) fn sum_of_products(
         others
     };
     for &(lhs, rhs) in terms.iter() {
-        // SAFETY: views and shapes were checked above.
+        // SAFETY: the shapes were checked above.
         unsafe { vector_product(dst.reborrow(), accumulate, alpha, lhs.matrix, rhs, cores) };
         accumulate = true;
     }
@@ -172,16 +191,24 @@ pub(super) fn product(
 
 /// alpha · lhs · rhs as a new row-major buffer.
 pub(super) fn multiply(alpha: f32, lhs: &Left<'_>, rhs: Matrix<'_>, cores: Cores) -> Vec<f32> {
-    let (rows, cols) = (lhs.matrix.rows, rhs.cols);
-    let mut dst = vec![0.0; rows * cols];
-    sum_of_products(MatrixMut::dense(&mut dst, rows, cols), false, alpha, &[(lhs, rhs)], cores);
+    new_sum(alpha, &[(lhs, rhs)], cores)
+}
+
+/// alpha · Σ lhs · rhs over the terms, at least one, as a new row-major buffer.
+pub(super) fn new_sum(alpha: f32, terms: &[(&Left<'_>, Matrix<'_>)], cores: Cores) -> Vec<f32> {
+    let (rows, cols) = (terms[0].0.matrix.rows, terms[0].1.cols);
+    let mut dst = Vec::with_capacity(rows * cols);
+    let spare = MatrixMut::unwritten(dst.spare_capacity_mut(), rows, cols);
+    sum_of_products(spare, false, alpha, terms, cores);
+    // SAFETY: the product has written every value.
+    unsafe { dst.set_len(rows * cols) };
     dst
 }
 
 /// The product by vector instructions.
 ///
 /// # Safety
-/// The views must lie within the slices they index, and their shapes must fit.
+/// The shapes must fit.
 unsafe fn vector_product(
     dst: MatrixMut<'_>,
     accumulate: bool,
@@ -190,14 +217,14 @@ unsafe fn vector_product(
     rhs: Matrix<'_>,
     cores: Cores,
 ) {
-    // SAFETY: the caller's; the destination is borrowed mutably so it overlaps neither operand, and
-    // f32 has no invalid bit patterns.
+    // SAFETY: views lie within what they index, by their constructors; the destination is borrowed
+    // mutably so it overlaps neither operand, and is only written to unless it accumulates.
     unsafe {
         gemm::gemm(
             dst.rows,
             dst.cols,
             lhs.cols,
-            dst.data.as_mut_ptr(),
+            dst.data,
             1,
             dst.row_stride as isize,
             accumulate,
