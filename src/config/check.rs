@@ -40,12 +40,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("train.clip_low", f64::from(settings.train.clip_low), 0.0, 1.0),
         ("train.clip_high", f64::from(settings.train.clip_high), 0.0, 10.0),
         ("train.kl_coefficient", f64::from(settings.train.kl_coefficient), 0.0, 10.0),
-        (
-            "train.likelihood_min_reward",
-            f64::from(settings.train.likelihood_min_reward),
-            0.0,
-            1.0,
-        ),
+        ("train.likelihood_min_reward", f64::from(settings.train.likelihood_min_reward), 0.0, 1.0),
         ("train.preference_beta", f64::from(settings.train.preference_beta), 0.001, 100.0),
         ("train.preference_margin", f64::from(settings.train.preference_margin), 0.001, 1.0),
         ("train.dual_clip", f64::from(settings.train.dual_clip.unwrap_or(3.0)), 1.0, 100.0),

@@ -250,7 +250,8 @@ pub fn load(layers: &[(&str, &str)], flags: &[String]) -> Result<Settings, Confi
 /// # Errors
 /// When a value has another type now, or a key is not known any more.
 pub fn stored(night: &serde_json::Value) -> Result<Settings, ConfigError> {
-    let wrong = |reason: String| ConfigError::Invalid { origin: "the night's settings".into(), reason };
+    let wrong =
+        |reason: String| ConfigError::Invalid { origin: "the night's settings".into(), reason };
     let defaults = load(&[], &[])?;
     let mut all = serde_json::to_value(defaults).map_err(|error| wrong(error.to_string()))?;
     complete(&mut all, night);

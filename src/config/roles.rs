@@ -47,14 +47,6 @@ impl Adapters {
             Self::PerRole => role.into(),
         }
     }
-
-    /// The adapters there are, in the order they are trained.
-    pub fn slots(self) -> &'static [AdapterSlot] {
-        match self {
-            Self::Shared => &[AdapterSlot::Shared],
-            Self::PerRole => &[AdapterSlot::Solver, AdapterSlot::Proposer],
-        }
-    }
 }
 
 /// One adapter of a model version.
