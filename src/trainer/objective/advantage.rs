@@ -1,4 +1,4 @@
-//! How the rewards of a group become advantages.
+//! How rewards become advantages.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ const EPSILON: f64 = 1e-6;
 const DECAY: f32 = 0.95;
 
 impl Advantage {
-    /// Advantages of `rewards` that are compared with each other, in order; `stratum` is its role and number of hops.
+    /// Advantages of `rewards` that are compared with each other, in order; `stratum` is their role
+    /// and number of hops.
     ///
     /// `None` when nothing can be learnt: no rewards, or rewards that are all equal under a rule
     /// that compares them with each other. Such a group is left out, not trained with zeros, so
@@ -42,7 +43,7 @@ impl Advantage {
     }
 }
 
-/// Moving averages of rewards by stratum; part of what a checkpoint must hold.
+/// Moving averages of rewards by stratum; the archive keeps them from round to round.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Baselines(BTreeMap<String, f32>);
 

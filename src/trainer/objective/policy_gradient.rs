@@ -141,17 +141,17 @@ impl PolicyGradient {
     }
 
     fn statistics(&self, now: &[f32], old: &[f32], targets: &[Target]) -> Seen {
-        let n = targets.len().max(1) as f32;
-        let mut seen = Seen::of(now, targets);
+        let (mut clipped, mut limited) = (0_usize, 0_usize);
         for ((target, now), old) in targets.iter().zip(now).zip(old) {
             let ratio = (now - old).exp();
             let raised = target.advantage > 0.0 && ratio > 1.0 + self.clip_high;
             let lowered = target.advantage < 0.0 && ratio < 1.0 - self.clip_low;
-            let limited = self.correction != Correction::None
+            clipped += usize::from(raised || lowered);
+            let at_limit = self.correction != Correction::None
                 && self.importance(target, *old) > self.correction_limit;
-            seen.clip_fraction += f32::from(u8::from(raised || lowered)) / n;
-            seen.corrected += f32::from(u8::from(limited)) / n;
+            limited += usize::from(at_limit);
         }
-        seen
+        let share = |count: usize| count as f32 / targets.len().max(1) as f32;
+        Seen { clip_fraction: share(clipped), corrected: share(limited), ..Seen::of(now, targets) }
     }
 }
