@@ -17,6 +17,10 @@ import torch
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "objectives.json"
 SEQUENCE = [0, 0, 0, 1, 1, 2, 2, 2, 3]
 CONSTANT_LENGTH = 4
+# (hops, rewards) of a round. The third has no variance of its own, the fourth not even among those
+# with as many hops.
+ROUND = [(1, [1.0, 0.0, 0.0, 1.0]), (2, [0.2, 0.4, 0.9]), (1, [0.0, 0.0, 0.0]), (3, [0.5, 0.5]),
+         (2, [1.0, 1.0])]
 GROUPS = [[1.0, 0.0, 0.0, 1.0], [0.2, 0.4, 0.9], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
 
 torch.manual_seed(7)
@@ -123,6 +127,33 @@ def reinforce() -> list[list[float]]:
     return found
 
 
+def pooled(rule: str, key: str) -> list[list[float] | None]:
+    """Advantages of the round's groups, each reward compared with all that share its group's key."""
+    if rule == "reinforce":
+        baselines, found = {}, []
+        for hops, rewards in ROUND:
+            baseline = baselines.get(hops, 0.0)
+            found.append([reward - baseline for reward in rewards])
+            baselines[hops] = 0.95 * baseline + 0.05 * sum(rewards) / len(rewards)
+        return found
+    found = []
+    for index, (hops, rewards) in enumerate(ROUND):
+        same = [i for i, (h, _) in enumerate(ROUND)
+                if {"task": i == index, "hops": h == hops, "round": True}[key]]
+        pool = torch.tensor([reward for i in same for reward in ROUND[i][1]])
+        own, n = torch.tensor(rewards), len(pool)
+        if pool.min() == pool.max():
+            found.append(None)
+            continue
+        found.append({
+            "grpo": lambda: (own - pool.mean()) / (pool.std(correction=0) + 1e-6),
+            "grpo_sample": lambda: (own - pool.mean()) / (pool.std() + 1e-6),
+            "dr_grpo": lambda: own - pool.mean(),
+            "leave_one_out": lambda: own - (pool.sum() - own) / (n - 1),
+        }[rule]().tolist())
+    return found
+
+
 def main() -> None:
     values = {
         "made_with": {"torch": torch.__version__.split("+")[0]},
@@ -131,6 +162,14 @@ def main() -> None:
         "entropies": ENTROPY.tolist(), "advantages": ADVANTAGE.tolist(),
         "cases": [case(kind, settings) for kind, settings in CASES],
         "groups": [advantages(rewards) for rewards in GROUPS], "reinforce": reinforce(),
+        "round": {
+            "groups": [{"hops": hops, "rewards": rewards} for hops, rewards in ROUND],
+            "cases": [
+                {"rule": rule, "key": key, "advantages": pooled(rule, key)}
+                for rule in ["grpo", "grpo_sample", "dr_grpo", "leave_one_out", "reinforce"]
+                for key in ["task", "hops", "round"]
+            ],
+        },
     }
     OUT.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

@@ -175,6 +175,24 @@ pub fn move_file(from: &Path, to: &Path) -> Result<(), DurableError> {
     sync_directory(parent(to))
 }
 
+/// Removes a directory with all it holds; from one moment to the next it is not there. A crash may
+/// leave remains that [`remove_stale`] knows. Returns false when it was not there.
+///
+/// # Errors
+/// [`DurableError::Io`] when it cannot be moved or its files not deleted.
+pub fn remove_directory(path: &Path) -> Result<bool, DurableError> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    let failed = |error| DurableError::io("remove", path, error);
+    let aside = tempfile::Builder::new().prefix(ASIDE_PREFIX).tempdir_in(parent(path));
+    let aside = aside.map_err(failed)?;
+    std::fs::rename(path, aside.path().join("old")).map_err(failed)?;
+    sync_directory(parent(path))?;
+    aside.close().map_err(failed)?;
+    Ok(true)
+}
+
 /// Removes what crashed writers left in `directory`, and says how many things that were.
 ///
 /// Call it only where nobody else can be writing: while holding the home's lock.

@@ -30,6 +30,7 @@ const JOURNAL_SIZE_LIMIT: i64 = 64 << 20;
 const MIGRATIONS: &[M<'_>] = &[
     M::up(include_str!("migrations/0001_corpus_and_game.sql")),
     M::up(include_str!("migrations/0002_play_and_measures.sql")),
+    M::up(include_str!("migrations/0003_objectives_and_adapters.sql")),
 ];
 
 /// The schema version this program reads and writes.

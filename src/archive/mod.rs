@@ -17,6 +17,7 @@ mod model;
 mod night;
 mod rollout;
 mod task;
+mod train;
 mod value;
 
 use std::ops::Deref;
@@ -50,8 +51,6 @@ pub use self::lineage::TaskDetail;
 pub use self::model::ModelKind;
 pub use self::model::ModelVersion;
 pub use self::model::Promotion;
-pub use self::model::TrainPhase;
-pub use self::model::TrainStep;
 pub use self::night::Night;
 pub use self::night::NightState;
 pub use self::night::Unit;
@@ -61,6 +60,8 @@ pub use self::task::TaskFilter;
 pub use self::task::TaskGroup;
 pub use self::task::TaskOrder;
 pub use self::task::TaskState;
+pub use self::train::TrainPhase;
+pub use self::train::TrainStep;
 
 use self::error::Failure;
 use crate::clock::Clock;

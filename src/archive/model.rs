@@ -1,4 +1,6 @@
-//! Model versions, the training that made them, and which one is live.
+//! Model versions: which there are, which one is live, which have their weights.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rusqlite::OptionalExtension;
@@ -7,7 +9,6 @@ use rusqlite::Transaction;
 use rusqlite::params;
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Archive;
 use super::ArchiveReader;
@@ -15,6 +16,7 @@ use super::error::ArchiveError;
 use super::error::Failure;
 use super::night::Unit;
 use super::value;
+use crate::config::Adapters;
 
 /// What a model version consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub struct ModelVersion {
     pub parent: Option<String>,
     /// Base or adapter.
     pub kind: ModelKind,
+    /// Whether its roles share one adapter; none for a base.
+    pub adapters: Option<Adapters>,
     /// Where its files lie. Not part of its content: it may move.
     pub path: String,
     /// Hash of its files.
@@ -53,39 +57,6 @@ pub struct ModelVersion {
     pub night: Option<u32>,
     /// What a person should know about it, such as `warm start`.
     pub note: String,
-}
-
-/// Which training a step belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrainPhase {
-    /// Masked likelihood on tasks, before the first game.
-    WarmStart,
-    /// Policy gradient on rollouts.
-    Policy,
-}
-
-impl TrainPhase {
-    /// The name used in the archive, in JSON and in tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::WarmStart => "warm_start",
-            Self::Policy => "policy",
-        }
-    }
-}
-
-/// One optimiser step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TrainStep {
-    /// Which training it belongs to.
-    pub phase: TrainPhase,
-    /// Its number within night and phase.
-    pub step: u32,
-    /// The version in the making.
-    pub model_version: String,
-    /// Loss, gradient norm, tokens, KL, entropy and whatever else the trainer measures.
-    pub metrics: Value,
 }
 
 /// The decision a night ends with.
@@ -107,8 +78,8 @@ pub struct Promotion {
     pub ci: Option<(f64, f64)>,
 }
 
-const VERSION: &str =
-    "SELECT id, parent, kind, path, content_hash, night, note, created_at FROM model_version";
+const VERSION: &str = "SELECT id, parent, kind, path, content_hash, night, note, adapters,
+    created_at FROM model_version";
 
 fn version_of(row: &Row<'_>) -> rusqlite::Result<ModelVersion> {
     Ok(ModelVersion {
@@ -119,6 +90,7 @@ fn version_of(row: &Row<'_>) -> rusqlite::Result<ModelVersion> {
         content_hash: row.get(4)?,
         night: row.get(5)?,
         note: row.get(6)?,
+        adapters: value::named_or_none(row, 7)?,
     })
 }
 
@@ -138,7 +110,7 @@ impl ArchiveReader {
             let sql = format!("{VERSION} ORDER BY coalesce(night, 0), created_at, id");
             let mut statement = tx.prepare(&sql)?;
             let versions =
-                statement.query_map([], |row| Ok((version_of(row)?, value::time(row, 7)?)))?;
+                statement.query_map([], |row| Ok((version_of(row)?, value::time(row, 8)?)))?;
             Ok(versions.collect::<Result<_, _>>()?)
         })
     }
@@ -163,25 +135,17 @@ impl ArchiveReader {
         })
     }
 
-    /// The optimiser steps of a night, by phase (warm start first) and number.
+    /// The versions whose weights were removed, with the night at whose end that was.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read.
-    pub fn train_steps(&self, night: u32) -> Result<Vec<TrainStep>, ArchiveError> {
+    pub fn removed_versions(&self) -> Result<BTreeMap<String, u32>, ArchiveError> {
         self.read(|tx| {
             let mut statement = tx.prepare(
-                "SELECT phase, step, model_version, metrics_json FROM train_step
-                 WHERE night = ?1 ORDER BY phase = 'policy', step",
+                "SELECT id, removed_night FROM model_version WHERE removed_night IS NOT NULL",
             )?;
-            let steps = statement.query_map([night], |row| {
-                Ok(TrainStep {
-                    phase: value::named(row, 0)?,
-                    step: row.get(1)?,
-                    model_version: row.get(2)?,
-                    metrics: value::json(row, 3)?,
-                })
-            })?;
-            Ok(steps.collect::<Result<_, _>>()?)
+            let removed = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(removed.collect::<Result<_, _>>()?)
         })
     }
 
@@ -213,33 +177,6 @@ impl ArchiveReader {
 }
 
 impl Archive {
-    /// Stores optimiser steps. Returns false, and changes nothing, when the unit is already there.
-    ///
-    /// # Errors
-    /// [`ArchiveError::Inconsistent`] when a step is already there from another unit.
-    pub fn record_train_steps(
-        &self,
-        unit: &Unit<'_>,
-        steps: &[TrainStep],
-    ) -> Result<bool, ArchiveError> {
-        self.write_unit(unit, |tx| {
-            let mut statement = tx.prepare_cached(
-                "INSERT INTO train_step (night, phase, step, model_version, metrics_json)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?;
-            for step in steps {
-                statement.execute(params![
-                    unit.night,
-                    step.phase.as_str(),
-                    step.step,
-                    step.model_version,
-                    step.metrics.to_string(),
-                ])?;
-            }
-            Ok(())
-        })
-    }
-
     /// Stores a model version. The same again changes nothing, except that it may say where the
     /// files lie now.
     ///
@@ -251,8 +188,8 @@ impl Archive {
             let Some(known) = find(tx, &version.id)? else {
                 tx.execute(
                     "INSERT INTO model_version
-                         (id, parent, kind, path, content_hash, night, note, created_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                         (id, parent, kind, path, content_hash, night, note, adapters, created_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         version.id,
                         version.parent,
@@ -261,6 +198,7 @@ impl Archive {
                         version.content_hash,
                         version.night,
                         version.note,
+                        version.adapters.map(Adapters::as_str),
                         now,
                     ],
                 )?;
@@ -276,10 +214,39 @@ impl Archive {
         })
     }
 
+    /// Notes that the weights of these versions are removed at the end of the unit's night; their
+    /// rows stay. Returns false, and changes nothing, when the unit is already there.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Inconsistent`] for the live version, which must keep its weights;
+    /// [`ArchiveError::NotFound`] when there is no such version.
+    pub fn record_removed_versions(
+        &self,
+        unit: &Unit<'_>,
+        ids: &[String],
+    ) -> Result<bool, ArchiveError> {
+        self.write_unit(unit, |tx| {
+            let mut live = tx.prepare("SELECT 1 FROM live_model WHERE model_version = ?1")?;
+            let mut mark =
+                tx.prepare("UPDATE model_version SET removed_night = ?2 WHERE id = ?1")?;
+            for id in ids {
+                if live.exists([id])? {
+                    let what = format!("to mark the weights of {id}, which is live, as removed");
+                    return Err(Failure::inconsistent(what));
+                }
+                if mark.execute(params![id, unit.night])? == 0 {
+                    return Err(Failure::not_found("model version", id));
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Makes a version live without a comparison: the base at the start, or by a person's wish.
     ///
     /// # Errors
-    /// [`ArchiveError::NotFound`] when there is no such version.
+    /// [`ArchiveError::NotFound`] when there is no such version, [`ArchiveError::Inconsistent`]
+    /// when its weights were removed.
     pub fn set_live_model(&self, id: &str) -> Result<(), ArchiveError> {
         self.write(|tx| set_live(tx, id))
     }
@@ -334,6 +301,11 @@ impl Archive {
 fn set_live(tx: &Transaction<'_>, id: &str) -> Result<(), Failure> {
     if find(tx, id)?.is_none() {
         return Err(Failure::not_found("model version", id));
+    }
+    let gone = "SELECT 1 FROM model_version WHERE id = ?1 AND removed_night IS NOT NULL";
+    if tx.prepare(gone)?.exists([id])? {
+        let what = format!("to make {id} live, whose weights were removed");
+        return Err(Failure::inconsistent(what));
     }
     tx.execute(
         "INSERT INTO live_model (one, model_version) VALUES (1, ?1)

@@ -87,6 +87,7 @@ fn what_next(home: &Home) -> String {
             places::command_for(home, "corpus search \"first steam engine\""),
             "what the solver finds",
         ),
+        (places::command_for(home, "train steps"), "what training measured"),
         (places::command_for(home, "model list"), "versions, and which one is live"),
         (demo, "another night in the same home"),
         ("nightschool init".to_string(), "the same on documents of your own"),

@@ -11,6 +11,7 @@ use super::adapters;
 use super::errors::UsageError;
 use super::interrupt;
 use super::places;
+use crate::config::Role;
 use crate::evaluation::standalone;
 use crate::evaluation::standalone::EvalArgs;
 
@@ -22,7 +23,8 @@ pub(super) struct EvalCliArgs {
     /// JSON lines {"id", "question", "answers": [...]}
     #[arg(long, value_name = "FILE")]
     questions: PathBuf,
-    /// A PEFT folder, a model version of the home, `live` for the home's live one, or `none`
+    /// A PEFT folder, a model version of the home, `live` for the home's live one, or `none`; where
+    /// the roles have an adapter each, the solver's
     #[arg(long, default_value = "none", value_name = "ADAPTER")]
     adapter: String,
     /// Without documents: what the model knows by heart
@@ -73,7 +75,7 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
         cache: places::cache()?,
         corpus: args.corpus.clone(),
         questions: args.questions.clone(),
-        adapter: adapter.map(|found| found.path),
+        adapter: adapter.map(|found| found.of(Role::Solver)),
         closed_book: args.closed_book,
         prompt,
         prompts,

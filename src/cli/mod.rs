@@ -16,6 +16,7 @@ mod output;
 mod places;
 mod status;
 mod task;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -89,6 +90,9 @@ enum Command {
     /// Look at the questions that were made
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Look at what training did
+    #[command(subcommand)]
+    Train(train::TrainCommand),
     /// What there is, how the last night went, what to do next
     Status(status::StatusArgs),
     /// Measure a model, with or without an adapter, on a file of questions
@@ -133,6 +137,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
+        Command::Train(command) => train::run(global, &command),
         Command::Status(args) => status::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
         Command::Bench(command) => bench::run(&command),

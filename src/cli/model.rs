@@ -12,6 +12,7 @@ use super::Global;
 use super::Json;
 use super::Output;
 use super::adapters;
+use super::adapters::RoleArg;
 use super::errors::UsageError;
 use super::output::or_dash;
 use super::output::table;
@@ -19,6 +20,8 @@ use super::places;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::archive::ModelVersion;
+use crate::config::Adapters;
+use crate::config::Role;
 use crate::model::Model;
 use crate::model::export::export;
 use crate::model::fetch;
@@ -44,6 +47,9 @@ pub(super) struct ExportArgs {
     /// Folder to write: config.json, tokenizer.json, model.safetensors
     #[arg(value_name = "DIR")]
     to: PathBuf,
+    /// Whose adapter, where the roles have one each
+    #[arg(long)]
+    role: Option<RoleArg>,
     /// The base of a PEFT folder (default: the home's model)
     #[arg(long)]
     model: Option<String>,
@@ -72,6 +78,8 @@ struct Listed {
     live: bool,
     #[serde(flatten)]
     version: ModelVersion,
+    /// The night at whose end its weights were removed.
+    removed_night: Option<u32>,
     created_at: jiff::Timestamp,
 }
 
@@ -91,15 +99,16 @@ fn export_version(global: &Global, args: &ExportArgs) -> anyhow::Result<()> {
         let version = &args.version;
         return Err(UsageError(format!("{version} has no adapter: nothing to merge")).into());
     };
+    let folder = found.only(args.role.map(Role::from))?;
     let flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
     let settings = places::settings_of_named_home(global, found.of_home, &flags)?;
     let spec: ModelSpec = settings.model.parse()?;
     let model = Model::load(&fetch::resolve(&spec, &places::cache()?)?)?;
-    let adapter = Adapter::load(&found.path, model.decoder.config())?;
+    let adapter = Adapter::load(&folder, model.decoder.config())?;
     let hash = export(&model, &adapter, &args.to)?;
-    let value = json!({ "path": args.to, "base": model.name, "adapter": found.path, "hash": hash });
+    let value = json!({ "path": args.to, "base": model.name, "adapter": folder, "hash": hash });
     Output::new(args.json.json).show(&value, || {
-        format!("{} with {} is in {}", model.name, found.path.display(), args.to.display())
+        format!("{} with {} is in {}", model.name, folder.display(), args.to.display())
     })
 }
 
@@ -153,11 +162,17 @@ fn list(global: &Global, args: &ListArgs) -> anyhow::Result<()> {
             vec![
                 if listed.live { "live" } else { "" }.to_string(),
                 version.id.clone(),
-                version.kind.as_str().to_string(),
+                match version.adapters {
+                    Some(Adapters::PerRole) => "adapter per role".to_string(),
+                    _ => version.kind.as_str().to_string(),
+                },
                 or_dash(version.parent.clone()),
                 or_dash(version.night),
                 version.note.clone(),
-                version.path.clone(),
+                match listed.removed_night {
+                    Some(night) => format!("weights removed in night {night}"),
+                    None => version.path.clone(),
+                },
             ]
         });
         let header = ["", "version", "kind", "from", "night", "note", "files"];
@@ -168,8 +183,10 @@ fn list(global: &Global, args: &ListArgs) -> anyhow::Result<()> {
 
 fn versions(archive: &ArchiveReader) -> Result<Vec<Listed>, ArchiveError> {
     let live = archive.live_model()?.map(|version| version.id);
+    let removed = archive.removed_versions()?;
     let listed = archive.model_versions()?.into_iter().map(|(version, created_at)| Listed {
         live: live.as_ref() == Some(&version.id),
+        removed_night: removed.get(&version.id).copied(),
         version,
         created_at,
     });

@@ -3,6 +3,44 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+/// What training on rollouts minimises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectiveName {
+    /// Clipped policy gradient on all rollouts, weighted by advantage (GRPO and its kin).
+    PolicyGradient,
+    /// Masked likelihood of the rollouts whose reward suffices: rejection-sampling fine-tuning
+    /// (Yuan et al. 2023), expert iteration.
+    Likelihood,
+    /// Direct preference optimisation (Rafailov et al. 2023) on the best against the worst rollout
+    /// of each group.
+    Preference,
+}
+
+impl ObjectiveName {
+    /// The name used in the archive, in settings and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PolicyGradient => "policy_gradient",
+            Self::Likelihood => "likelihood",
+            Self::Preference => "preference",
+        }
+    }
+}
+
+/// Which rollouts are compared with each other for their advantages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKey {
+    /// Those of one task (GRPO).
+    Task,
+    /// Those of all tasks of the round with the same number of hops (the hop-stratified baseline
+    /// of Dr. Zero).
+    Hops,
+    /// All of the round (the global normalisation of REINFORCE++).
+    Round,
+}
+
 /// A rule from the rewards of one group of rollouts to their advantages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

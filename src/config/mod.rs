@@ -3,8 +3,12 @@
 //! `schedules/nightly.toml` holds the defaults with a comment for each key; a home's
 //! `nightschool.toml` overrides what it names, and `--set section.key=value` overrides both.
 
+mod check;
 mod locate;
 mod methods;
+mod retention;
+mod roles;
+mod train;
 mod tripwires;
 
 use std::path::Path;
@@ -13,12 +17,17 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::model::lora::Target;
-
 pub use self::methods::Advantage;
 pub use self::methods::Aggregation;
 pub use self::methods::Correction;
 pub use self::methods::Decay;
+pub use self::methods::GroupKey;
+pub use self::methods::ObjectiveName;
+pub use self::retention::Retention;
+pub use self::roles::AdapterSlot;
+pub use self::roles::Adapters;
+pub use self::roles::Role;
+pub use self::train::Train;
 pub use self::tripwires::Tripwires;
 
 /// The defaults, commented; what `nightschool init` writes.
@@ -83,6 +92,8 @@ pub struct Settings {
     pub tripwires: Tripwires,
     /// How adapters are compared.
     pub evaluate: Evaluate,
+    /// What is kept of past nights.
+    pub retention: Retention,
 }
 
 /// How passages are found.
@@ -191,54 +202,6 @@ pub enum ProtocolName {
     Blocks,
 }
 
-/// How rollouts are trained on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Train {
-    /// LoRA rank.
-    pub rank: usize,
-    /// LoRA alpha.
-    pub alpha: f32,
-    /// Linear maps with a low-rank term; at least one.
-    pub target_modules: Vec<Target>,
-    /// Peak learning rate of the policy gradient.
-    pub learning_rate: f32,
-    /// Steps over which it rises, from the night's first step on rollouts.
-    pub warm_up: usize,
-    /// Its course from there to the night's last round.
-    pub decay: Decay,
-    /// Decoupled weight decay, here and in the warm start.
-    pub weight_decay: f64,
-    /// Groups per optimiser step.
-    pub groups: usize,
-    /// How a group's rewards become advantages.
-    pub advantage: Advantage,
-    /// How token losses become one number.
-    pub aggregation: Aggregation,
-    /// Lower clip range of the ratio.
-    pub clip_low: f32,
-    /// Upper clip range of the ratio.
-    pub clip_high: f32,
-    /// How many times a negative advantage may weigh at most; no bound when absent.
-    pub dual_clip: Option<f32>,
-    /// Weight of KL to the base model.
-    pub kl_coefficient: f32,
-    /// Weight of the policy's entropy, which is rewarded.
-    pub entropy_coefficient: f32,
-    /// What is done where sampler and trainer disagree about a token's probability.
-    pub correction: Correction,
-    /// Largest importance ratio between the two.
-    pub correction_limit: f32,
-    /// Global gradient norm above which gradients are scaled down.
-    pub clip_norm: f64,
-    /// Tokens per forward and backward pass.
-    pub micro_batch_tokens: usize,
-    /// Megabytes of activations kept between the two at most; the rest is computed again.
-    pub activation_mb: usize,
-    /// Steps between checkpoints.
-    pub checkpoint_steps: usize,
-}
-
 /// How adapters are compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -277,8 +240,34 @@ pub fn load(layers: &[(&str, &str)], flags: &[String]) -> Result<Settings, Confi
         typed(&merged).map_err(|error| invalid(&origin, "", &error))?;
     }
     let settings = typed(&merged).map_err(|error| invalid("settings", "", &error))?;
-    check(&settings)?;
+    check::check(&settings)?;
     Ok(settings)
+}
+
+/// The settings that a night stored as JSON. Keys that it does not have, because the program that
+/// stored them did not know them yet, have their defaults.
+///
+/// # Errors
+/// When a value has another type now, or a key is not known any more.
+pub fn stored(night: &serde_json::Value) -> Result<Settings, ConfigError> {
+    let wrong =
+        |reason: String| ConfigError::Invalid { origin: "the night's settings".into(), reason };
+    let defaults = load(&[], &[])?;
+    let mut all = serde_json::to_value(defaults).map_err(|error| wrong(error.to_string()))?;
+    complete(&mut all, night);
+    serde_json::from_value(all).map_err(|error| wrong(error.to_string()))
+}
+
+/// Puts the members of `from` in their places in `into`, at every depth.
+fn complete(into: &mut serde_json::Value, from: &serde_json::Value) {
+    match (into.as_object_mut(), from.as_object()) {
+        (Some(members), Some(more)) => {
+            for (key, value) in more {
+                complete(members.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        _ => *into = from.clone(),
+    }
 }
 
 /// Reads a settings file as a layer's text.
@@ -326,50 +315,4 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
             }
         }
     }
-}
-
-fn check(settings: &Settings) -> Result<(), ConfigError> {
-    let counts = [
-        ("retrieval.passages", settings.retrieval.passages, 1, 20),
-        ("propose.hops", settings.propose.hops, 1, 4),
-        ("propose.max_tokens", settings.propose.max_tokens, 1, 1024),
-        ("verify.noise_passages", settings.verify.noise_passages, 0, 20),
-        ("solve.rollouts", settings.solve.rollouts, 2, 64),
-        ("solve.max_tokens", settings.solve.max_tokens, 1, 4096),
-        ("train.rank", settings.train.rank, 1, 512),
-        ("train.target_modules", settings.train.target_modules.len(), 1, Target::COUNT),
-        ("train.groups", settings.train.groups, 1, 4096),
-        ("train.checkpoint_steps", settings.train.checkpoint_steps, 1, 10_000),
-        ("warm_start.searches", settings.warm_start.searches, 1, 4096),
-        ("evaluate.max_tokens", settings.evaluate.max_tokens, 1, 4096),
-        ("evaluate.resamples", settings.evaluate.resamples, 100, 1_000_000),
-    ];
-    for (key, value, low, high) in counts {
-        if !(low..=high).contains(&value) {
-            let reason = format!("is {value}; it must be from {low} to {high}");
-            return Err(ConfigError::Range { key, reason });
-        }
-    }
-    let reals = [
-        ("heldout.documents", settings.heldout.documents, 0.0, 0.5),
-        ("propose.temperature", f64::from(settings.propose.temperature), 0.0, 5.0),
-        ("solve.temperature", f64::from(settings.solve.temperature), 0.01, 5.0),
-        ("verify.min_f1", f64::from(settings.verify.min_f1), 0.01, 1.0),
-        ("train.learning_rate", f64::from(settings.train.learning_rate), 0.0, 1.0),
-        ("warm_start.learning_rate", f64::from(settings.warm_start.learning_rate), 0.0, 1.0),
-        ("train.weight_decay", settings.train.weight_decay, 0.0, 1.0),
-        ("train.clip_low", f64::from(settings.train.clip_low), 0.0, 1.0),
-        ("train.clip_high", f64::from(settings.train.clip_high), 0.0, 10.0),
-        ("train.kl_coefficient", f64::from(settings.train.kl_coefficient), 0.0, 10.0),
-        ("train.dual_clip", f64::from(settings.train.dual_clip.unwrap_or(3.0)), 1.0, 100.0),
-        ("train.entropy_coefficient", f64::from(settings.train.entropy_coefficient), 0.0, 1.0),
-        ("train.correction_limit", f64::from(settings.train.correction_limit), 1.0, 100.0),
-    ];
-    for (key, value, low, high) in reals {
-        if !(low..=high).contains(&value) {
-            let reason = format!("is {value}; it must be from {low} to {high}");
-            return Err(ConfigError::Range { key, reason });
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Limits on what a training step may show before training stops.
+//! Limits on what training steps may show before training stops.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -8,6 +8,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tripwires {
+    /// Most steps in a row, of one adapter and phase, whose loss or gradient was not finite.
+    pub skipped_max: Option<u32>,
     /// Largest mean KL(policy ‖ base), in nats.
     pub kl_max: Option<f64>,
     /// Smallest mean entropy, in nats: below it the policy says one thing only.

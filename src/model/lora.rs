@@ -368,6 +368,13 @@ impl Adapter {
         &self.variables
     }
 
+    /// The same adapter, to be trained with another dropout.
+    #[must_use]
+    pub fn with_dropout(mut self, rate: f32) -> Self {
+        self.shape.dropout = rate;
+        self
+    }
+
     /// A copy on `device`, with variables of its own.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The language model: a frozen decoder, its tokenizer, and adapters on top.
 
+pub mod adapter_set;
 pub mod backward;
 pub mod chat;
 pub mod config;

@@ -9,6 +9,7 @@ use crate::archive::EvaluationName;
 use crate::archive::ModelVersion;
 use crate::archive::Promotion;
 use crate::archive::Suite;
+use crate::config::Role;
 use crate::evaluation;
 use crate::evaluation::Answered;
 use crate::progress::Progress;
@@ -40,8 +41,9 @@ impl Night<'_> {
             return Ok(());
         }
         let phase = format!("evaluate/{}", name.id);
-        let adapter = self.load_adapter(version)?;
-        let engine = self.engine(adapter.as_ref(), &version.id)?;
+        let adapters = self.load_adapters(version)?;
+        let solver = adapters.as_ref().map(|adapters| adapters.of(Role::Solver));
+        let engine = self.engine(solver, &version.id)?;
         let reader = self.reader(&name.prompt, self.settings.evaluate.max_tokens);
         let start = Instant::now();
         let progress =
@@ -103,12 +105,16 @@ impl Night<'_> {
             return Ok(());
         }
         let promotion = if incumbent.id == candidate.id {
+            let reason = match self.stop()? {
+                Some(_) => "training was stopped before a version was stored",
+                None => "nothing was trained tonight",
+            };
             Promotion {
                 night: self.number,
                 candidate: candidate.id.clone(),
                 incumbent: incumbent.id.clone(),
                 promoted: false,
-                reason: "nothing was trained tonight".into(),
+                reason: reason.into(),
                 delta: None,
                 ci: None,
             }

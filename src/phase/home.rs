@@ -30,14 +30,19 @@ impl Home {
         self.dir.join("archive.db")
     }
 
-    /// Adapters, one PEFT folder each.
+    /// Adapters, a folder for each version.
     pub fn adapters(&self) -> PathBuf {
         self.dir.join("adapters")
     }
 
-    /// Training state of the night under way.
+    /// Training state of the night under way, and of past ones as the settings say.
     pub fn checkpoints(&self) -> PathBuf {
         self.dir.join("checkpoints")
+    }
+
+    /// Metrics of the last training, for monitoring.
+    pub fn metrics(&self) -> PathBuf {
+        self.dir.join("metrics.prom")
     }
 
     /// The search index, rebuilt from the archive at will.

@@ -7,10 +7,14 @@
 pub mod evaluate;
 pub mod home;
 pub mod ingest;
+pub mod metrics;
 pub mod night;
 pub mod play;
+mod policy;
 pub mod propose;
 pub mod report;
+pub mod retention;
+pub mod selection;
 mod statistics;
 pub mod suite;
 pub mod train;

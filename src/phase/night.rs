@@ -11,13 +11,16 @@ use anyhow::Context as _;
 
 use super::home::Home;
 use super::ingest;
+use super::policy;
 use super::report::Report;
+use super::retention;
 use crate::archive;
 use crate::archive::Archive;
 use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
 use crate::archive::Unit;
 use crate::clock::Clock;
+use crate::config;
 use crate::config::Settings;
 use crate::durable;
 use crate::durable::HomeLock;
@@ -32,6 +35,7 @@ use crate::retrieval::LexicalIndex;
 use crate::rng;
 use crate::task::Passage;
 use crate::task::Split;
+use crate::trainer::checkpoint::Circumstances;
 
 /// Free disk space without which a night does not begin: adapters, checkpoints, the archive.
 const FREE_BYTES: u64 = 1 << 30;
@@ -74,6 +78,8 @@ pub struct Night<'a> {
     /// The side of each document.
     pub(super) splits: HashMap<String, Split>,
     pub(super) number: u32,
+    /// What the night's training depends on beside its data.
+    pub(super) circumstances: Circumstances,
     pub(super) interrupt: Arc<AtomicBool>,
 }
 
@@ -93,8 +99,9 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     let settings = match &unfinished {
         Some(night) => {
             tracing::info!(night = night.number, "going on with the unfinished night");
-            serde_json::from_value(night.settings.clone())
-                .context("the unfinished night's settings are from another version")?
+            config::stored(&night.settings).with_context(|| {
+                format!("night {} cannot be continued by this program", night.number)
+            })?
         }
         None => {
             fill_corpus(&archive, settings, context)?;
@@ -102,16 +109,27 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
         }
     };
     // Before the night begins: one that cannot load its model must not be left unfinished.
-    let model = load_model(&archive, &settings, context)?;
+    let (model, base) = load_model(&archive, &settings, context)?;
+    policy::check_form(&archive, &settings)?;
     let number = match unfinished {
         Some(night) => night.number,
         None => archive.begin_night(settings.seed, &serde_json::to_value(&settings)?)?.number,
     };
-    let night = Night::open(home, &archive, number, settings, model, context)?;
+    tidy_up(|| retention::remove_marked(home, &archive));
+    let night = Night::open(home, &archive, number, settings, (model, &base), context)?;
     let report = night.phases(context, start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
-    night.remove_checkpoints()?;
+    tidy_up(|| retention::remove_marked(home, &archive));
+    tidy_up(|| night.remove_old_checkpoints());
     Ok(report)
+}
+
+/// Removes files that nothing needs. That they cannot be removed is no reason to lose a night: the
+/// next one tries again.
+fn tidy_up(remove: impl FnOnce() -> anyhow::Result<()>) {
+    if let Err(error) = remove() {
+        tracing::warn!("old files stay for now: {error:#}");
+    }
 }
 
 /// Reads what is new in the corpus.
@@ -134,7 +152,7 @@ fn load_model(
     archive: &Archive,
     settings: &Settings,
     context: &NightContext,
-) -> anyhow::Result<Model> {
+) -> anyhow::Result<(Model, ModelVersion)> {
     let spec: ModelSpec = settings.model.parse()?;
     let files = fetch::resolve(&spec, &context.cache)?;
     let model = Model::load(&files)?;
@@ -142,6 +160,7 @@ fn load_model(
         id: format!("base-{}", &files.sha256[..8]),
         parent: None,
         kind: ModelKind::Base,
+        adapters: None,
         path: files.name.clone(),
         content_hash: files.sha256.clone(),
         night: None,
@@ -154,7 +173,7 @@ fn load_model(
         }
         Some(live) => check_base(archive, &live, &base)?,
     }
-    Ok(model)
+    Ok((model, base))
 }
 
 impl<'a> Night<'a> {
@@ -163,9 +182,15 @@ impl<'a> Night<'a> {
         archive: &'a Archive,
         number: u32,
         settings: Settings,
-        model: Model,
+        (model, base): (Model, &ModelVersion),
         context: &NightContext,
     ) -> anyhow::Result<Self> {
+        let circumstances = Circumstances {
+            settings: serde_json::to_value(&settings)?,
+            base: model.name.clone(),
+            base_hash: base.content_hash.clone(),
+            seed: night_seed(&settings, number),
+        };
         let passages: HashMap<String, Passage> =
             archive.passages()?.into_iter().map(|p| (p.id.clone(), p)).collect();
         let mut passage_ids: Vec<String> = passages.keys().cloned().collect();
@@ -182,6 +207,7 @@ impl<'a> Night<'a> {
             passage_ids,
             splits,
             number,
+            circumstances,
             interrupt: context.interrupt.clone(),
         })
     }
@@ -191,7 +217,7 @@ impl<'a> Night<'a> {
         let suite = self.freeze_suite(context.suite.as_ref())?;
         let incumbent = self.live()?;
         self.evaluate(&suite, &incumbent)?;
-        let mut policy = self.start_policy(&incumbent)?;
+        let mut policy = self.policy_at(&incumbent)?;
         self.warm_start(&incumbent, &mut policy)?;
         self.propose_by_model(&policy)?;
         for round in 0..self.settings.solve.rounds as u32 {
@@ -204,6 +230,8 @@ impl<'a> Night<'a> {
             self.evaluate(&suite, &candidate)?;
         }
         self.decide(&suite, &incumbent, &candidate)?;
+        self.retain_versions()?;
+        self.write_metrics(self.stop()?);
         self.report(&suite, start.elapsed())
     }
 
@@ -221,7 +249,7 @@ impl<'a> Night<'a> {
 
     /// The seed of everything drawn in this night.
     pub(super) fn seed(&self) -> u64 {
-        rng::derive(self.settings.seed, &["night", &self.number.to_string()])
+        night_seed(&self.settings, self.number)
     }
 
     pub(super) fn unit<'u>(&self, phase: &'u str, key: &'u str) -> Unit<'u> {
@@ -263,16 +291,6 @@ impl<'a> Night<'a> {
         }
     }
 
-    /// Loads a version's adapter; none for the base.
-    pub(super) fn load_adapter(&self, version: &ModelVersion) -> anyhow::Result<Option<Adapter>> {
-        if version.kind == ModelKind::Base {
-            return Ok(None);
-        }
-        let dir = self.home.dir().join(&version.path);
-        durable::open_sealed(&dir)?;
-        Ok(Some(Adapter::load(&dir, self.model.decoder.config())?))
-    }
-
     /// Tasks accepted up to and in this night that may be trained on, by id.
     pub(super) fn training_tasks(&self) -> anyhow::Result<BTreeMap<String, archive::StoredTask>> {
         let filter = archive::TaskFilter {
@@ -289,6 +307,11 @@ impl<'a> Night<'a> {
         let document = self.passages.get(passage_id).map(|passage| &passage.document_id);
         document.and_then(|id| self.splits.get(id)).copied().unwrap_or(Split::Train)
     }
+}
+
+/// What everything drawn in a night follows from.
+fn night_seed(settings: &Settings, number: u32) -> u64 {
+    rng::derive(settings.seed, &["night", &number.to_string()])
 }
 
 /// A home learns on one base model; another base needs another home.

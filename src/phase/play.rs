@@ -2,31 +2,37 @@
 
 use std::collections::BTreeMap;
 
+use super::metrics;
 use super::night::Night;
+use super::policy::Policy;
+use super::selection;
+use super::selection::Counts;
+use super::selection::PlayedGroup;
 use super::statistics::RoundStatistics;
-use super::train::Policy;
-use super::train::Stretch;
+use super::train::Course;
+use super::train::PlannedStep;
 use crate::archive::StoredRollout;
 use crate::archive::TrainPhase;
+use crate::config::ObjectiveName;
+use crate::config::Role;
 use crate::curriculum::Entry;
 use crate::curriculum::Learnability;
 use crate::curriculum::Sampler;
 use crate::progress::Progress;
 use crate::reward;
 use crate::rng;
-use crate::rollout::Owner;
 use crate::rollout::Rollout;
 use crate::rollout::Score;
 use crate::solver::Solver;
 use crate::task::Origin;
 use crate::task::Task;
 use crate::trainer::Trainer;
-use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
 use crate::trainer::objective::Advantage;
 use crate::trainer::objective::Correction;
 use crate::trainer::objective::Objective;
 use crate::trainer::objective::PolicyGradient;
+use crate::trainer::objective::Preference;
 use crate::trainer::objective::advantage::Baselines;
 use crate::trainer::optimizer::AdamW;
 use crate::trainer::optimizer::RateSchedule;
@@ -40,24 +46,28 @@ impl Night<'_> {
     /// One round: rollouts of the policy as it is, then training on them. Returns whether the game
     /// goes on: not after a tripwire, which leaves the policy as it was stored last.
     pub(super) fn play_round(&self, round: u32, policy: &mut Policy) -> anyhow::Result<bool> {
-        let tasks = self.pick(round)?;
-        if tasks.is_empty() {
-            tracing::warn!(round, "no task to play");
+        let stage = format!("round{round}");
+        if let Some(stored) = self.stored_policy(&stage)? {
+            *policy = stored;
             return Ok(true);
         }
-        self.roll_out(round, &tasks, policy)?;
-        let mut groups = self.groups(round, &tasks)?;
-        if self.settings.train.correction != Correction::None {
-            self.score_before_update(&mut groups, policy)?;
+        if self.stop()?.is_none() {
+            let tasks = self.pick(round)?;
+            if tasks.is_empty() {
+                tracing::warn!(round, "no task to play");
+                return Ok(true);
+            }
+            self.roll_out(round, &tasks, policy)?;
+            let groups = self.groups(round, &tasks, policy)?;
+            self.train_on_groups(round, groups, policy)?;
         }
-        self.train_on_groups(round, &groups, policy)?;
-        if let Some((step, crossed)) = self.tripped()? {
-            tracing::warn!(round, step, "training stopped: {crossed}");
-            let kept = policy.version.clone();
-            *policy = self.start_policy(&kept)?;
+        if let Some(stop) = self.stop()? {
+            tracing::warn!(round, "training stopped at {stop}");
+            *policy = self.policy_at(&policy.version)?;
             return Ok(false);
         }
-        self.store_version(policy, &format!("round{round}"), "policy gradient on rollouts")?;
+        let objective = self.settings.train.objective.as_str().replace('_', " ");
+        self.store_version(policy, &stage, &format!("{objective} on rollouts"))?;
         Ok(true)
     }
 
@@ -93,7 +103,7 @@ impl Night<'_> {
 
     fn roll_out(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<()> {
         let phase = format!("solve/{round}");
-        let engine = self.engine(Some(&policy.adapter), &policy.version.id)?;
+        let engine = self.engine(Some(policy.adapter(Role::Solver)), &policy.version.id)?;
         let solver = Solver {
             generator: &engine,
             retriever: &self.index,
@@ -129,31 +139,54 @@ impl Night<'_> {
     }
 
     /// The round's groups that can teach, as training examples, in the order of the picks.
-    fn groups(&self, round: u32, tasks: &[Task]) -> anyhow::Result<Vec<Example>> {
+    fn groups(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<Vec<Example>> {
         let mut by_task: BTreeMap<String, Vec<StoredRollout>> = BTreeMap::new();
         for stored in self.archive.rollouts_in(self.number, round)? {
             by_task.entry(stored.rollout.task_id.clone()).or_default().push(stored);
         }
-        let rule = self.settings.train.advantage;
+        let groups = tasks.iter().filter_map(|task| {
+            let rollouts = by_task.remove(&task.id)?;
+            Some(PlayedGroup { hops: task.evidence.len(), rollouts })
+        });
+        let train = &self.settings.train;
         let mut baselines = self.baselines(round)?;
-        let groups = tasks
-            .iter()
-            .filter_map(|task| {
-                let stratum = format!("solver/hops {}", task.evidence.len());
-                example(by_task.remove(&task.id)?, |rewards| {
-                    rule.of(rewards, &stratum, &mut baselines)
-                })
-            })
-            .collect();
-        if rule == Advantage::Reinforce {
+        let (mut examples, counts) = selection::select(train, groups.collect(), &mut baselines);
+        if self.has_baselines() {
             self.archive.put_meta(BASELINES, &serde_json::to_string(&baselines)?)?;
         }
-        Ok(groups)
+        self.archive.put_meta(&self.counts_key(round), &serde_json::to_string(&counts)?)?;
+        metrics::count_left_out(&counts);
+        let policy_gradient = train.objective == ObjectiveName::PolicyGradient;
+        if policy_gradient && train.correction != Correction::None {
+            self.score_before_update(&mut examples, policy)?;
+        }
+        Ok(examples)
+    }
+
+    fn counts_key(&self, round: u32) -> String {
+        format!("groups/{}/{round}", self.number)
+    }
+
+    /// How many of the night's groups were trained on, and why others were not.
+    pub(super) fn group_counts(&self) -> anyhow::Result<Counts> {
+        let mut all = Counts::default();
+        for round in 0..self.settings.solve.rounds as u32 {
+            if let Some(stored) = self.archive.meta(&self.counts_key(round))? {
+                all.add(&serde_json::from_str(&stored)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether rewards are compared with moving averages.
+    fn has_baselines(&self) -> bool {
+        let train = &self.settings.train;
+        (train.objective, train.advantage) == (ObjectiveName::PolicyGradient, Advantage::Reinforce)
     }
 
     /// The moving averages as they were before this round, also when it is gone through again.
     fn baselines(&self, round: u32) -> anyhow::Result<Baselines> {
-        if self.settings.train.advantage != Advantage::Reinforce {
+        if !self.has_baselines() {
             return Ok(Baselines::default());
         }
         let key = format!("{BASELINES}/{}/{round}", self.number);
@@ -171,9 +204,10 @@ impl Night<'_> {
     /// Computes what the trainer itself thinks of the rollouts' tokens, with the weights that
     /// sampled them.
     fn score_before_update(&self, groups: &mut [Example], policy: &Policy) -> anyhow::Result<()> {
-        let sampled_from = self.load_adapter(&policy.version)?;
+        let sampled_from = self.load_adapters(&policy.version)?;
+        let sampled_from = sampled_from.as_ref().unwrap_or(&policy.adapters);
         // Frozen: nothing is learnt here, so nothing is kept for a gradient.
-        let adapter = sampled_from.as_ref().unwrap_or(&policy.adapter).frozen()?;
+        let adapter = sampled_from.of(Role::Solver).frozen()?;
         let optimizer = AdamW::new(self.optimizer_settings());
         let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, self.limits());
         Ok(trainer.score_before_update(groups)?)
@@ -182,24 +216,10 @@ impl Night<'_> {
     fn train_on_groups(
         &self,
         round: u32,
-        groups: &[Example],
+        groups: Vec<Example>,
         policy: &mut Policy,
     ) -> anyhow::Result<()> {
         let train = &self.settings.train;
-        let objective = Objective::PolicyGradient(PolicyGradient {
-            clip_low: train.clip_low,
-            clip_high: train.clip_high,
-            dual_clip: train.dual_clip,
-            kl_coefficient: train.kl_coefficient,
-            entropy_coefficient: train.entropy_coefficient,
-            aggregation: train.aggregation,
-            constant_length: self.settings.solve.max_tokens,
-            correction: train.correction,
-            correction_limit: train.correction_limit,
-        });
-        let what = format!("training on rollouts, round {}", round + 1);
-        let chunks = groups.chunks(train.groups);
-        let progress = Progress::start(&what, chunks.len() as u64);
         let steps_per_round = self.settings.solve.tasks.div_ceil(train.groups);
         let rates = RateSchedule {
             decay: train.decay,
@@ -207,65 +227,52 @@ impl Night<'_> {
             warm_up: train.warm_up,
             total: self.settings.solve.rounds * steps_per_round,
         };
-        let mut optimizer = AdamW::new(self.optimizer_settings());
-        let about = RoundStatistics::of(&self.archive.rollouts_in(self.number, round)?);
-        let about = about.recorded();
-        for (index, chunk) in chunks.enumerate() {
-            let step = round as usize * steps_per_round + index;
-            let stretch = Stretch {
-                phase: TrainPhase::Policy,
-                key: format!("{round:02}/{index:04}"),
-                first_step: step,
-                steps: vec![(rates.at(step), chunk.to_vec())],
-                objective: &objective,
-                about: about.clone(),
-            };
-            optimizer = self.train(policy, optimizer, &stretch, |metrics| {
-                progress.note(&format!("loss {:.3}, KL {:.3}", metrics.loss, metrics.kl));
-            })?;
-            progress.advance(1);
-            if self.tripped()?.is_some() {
-                break;
+        let prefix = self.key_prefix(Role::Solver);
+        let steps = groups.chunks(train.groups).enumerate().map(|(index, chunk)| {
+            let number = round as usize * steps_per_round + index;
+            PlannedStep {
+                key: format!("{prefix}{round:02}/{index:04}"),
+                number,
+                rate: rates.at(number),
+                examples: chunk.to_vec(),
             }
-        }
-        Ok(())
-    }
-}
-
-/// A group as one prompt with a branch per rollout that counts; `None` when its rewards teach
-/// nothing, or when its rollouts do not share the prompt's tokens.
-fn example(
-    group: Vec<StoredRollout>,
-    advantages: impl FnOnce(&[f32]) -> Option<Vec<f32>>,
-) -> Option<Example> {
-    let counted: Vec<StoredRollout> =
-        group.into_iter().filter(|stored| reward::counts(&stored.rollout)).collect();
-    let rewards: Vec<f32> = counted.iter().map(|stored| stored.score.reward).collect();
-    let advantages = advantages(&rewards)?;
-    let prompt = counted.first()?.rollout.steps.first()?.tokens.clone();
-    let mut branches = Vec::with_capacity(counted.len());
-    for (stored, advantage) in counted.iter().zip(advantages) {
-        let (first, rest) = stored.rollout.steps.split_first()?;
-        if first.tokens != prompt {
-            return None;
-        }
-        let mut branch = Branch {
-            tokens: Vec::new(),
-            owned: Vec::new(),
-            sampled_logprobs: Vec::new(),
-            old_logprobs: Vec::new(),
-            advantage,
+        });
+        let rollouts = self.archive.rollouts_in(self.number, round)?;
+        let course = Course {
+            title: format!("training on rollouts, round {}", round + 1),
+            phase: TrainPhase::Policy,
+            role: Role::Solver,
+            steps: steps.collect(),
+            // A step on rollouts is dear.
+            stretch: 1,
+            objective: &self.objective(),
+            named: train.objective,
+            about: RoundStatistics::of(&rollouts).recorded(),
         };
-        for step in rest {
-            let owned = step.owner == Owner::Model;
-            branch.tokens.extend_from_slice(&step.tokens);
-            branch.owned.extend(step.tokens.iter().map(|_| owned));
-            match owned {
-                true => branch.sampled_logprobs.extend_from_slice(&step.logprobs),
-                false => branch.sampled_logprobs.extend(step.tokens.iter().map(|_| 0.0)),
-            }
-        }
-        branches.push(branch);
+        self.train(policy, &course)
     }
-    Some(Example { prompt, branches })
+
+    /// What training on rollouts minimises.
+    fn objective(&self) -> Objective {
+        let train = &self.settings.train;
+        match train.objective {
+            ObjectiveName::Likelihood => Objective::Likelihood,
+            ObjectiveName::Preference => {
+                Objective::Preference(Preference { beta: train.preference_beta })
+            }
+            ObjectiveName::PolicyGradient => Objective::PolicyGradient(PolicyGradient {
+                clip_low: train.clip_low,
+                clip_high: train.clip_high,
+                dual_clip: train.dual_clip,
+                kl_coefficient: train.kl_coefficient,
+                // A limit that is set is checked, whatever the weight.
+                measure_kl: self.settings.tripwires.kl_max.is_some(),
+                entropy_coefficient: train.entropy_coefficient,
+                aggregation: train.aggregation,
+                constant_length: self.settings.solve.max_tokens,
+                correction: train.correction,
+                correction_limit: train.correction_limit,
+            }),
+        }
+    }
 }

@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use rand::seq::SliceRandom;
 
 use super::night::Night;
-use super::train::Policy;
+use super::policy::Policy;
 use crate::archive::Archive;
 use crate::archive::GatedDraft;
 use crate::archive::ModelKind;
 use crate::archive::TaskFilter;
+use crate::config::Role;
 use crate::corpus::KnowledgeGraph;
 use crate::inference::Generator;
 use crate::inference::Sampling;
+use crate::model::adapter_set::is_untouched;
 use crate::progress::Progress;
 use crate::proposer::Proposer;
 use crate::proposer::cloze;
@@ -84,11 +86,13 @@ impl Night<'_> {
         let seeds = self.seeds("model", settings.model_drafts, settings.hops)?;
         let progress = Progress::start("drafts by the model, and their gate", seeds.len() as u64);
         let base = self.base_engine()?;
-        let trained = self.engine(Some(&policy.adapter), &policy.version.id)?;
+        let engine = |role| self.engine(Some(policy.adapter(role)), &policy.version.id);
+        let (reader, writer) = (engine(Role::Solver)?, engine(Role::Proposer)?);
         // An adapter that no training has touched is the base model.
-        let adapted = settings.with_adapter && policy.version.kind == ModelKind::Adapter;
-        let (generator, prompt) = match adapted {
-            true => (&trained, &settings.adapter_prompt),
+        let trained = policy.version.kind == ModelKind::Adapter
+            && !is_untouched(policy.adapter(Role::Proposer))?;
+        let (generator, prompt) = match settings.with_adapter && trained {
+            true => (&writer, &settings.adapter_prompt),
             false => (&base, &settings.base_prompt),
         };
         let proposer = AnswerSeeded {
@@ -107,7 +111,7 @@ impl Night<'_> {
             if !self.done(PHASE, &key)? {
                 self.check_interrupt()?;
                 let drafts = proposer.propose(seeds)?;
-                self.gate(PHASE, &key, drafts, Some((&trained, &base)))?;
+                self.gate(PHASE, &key, drafts, Some((&reader, &base)))?;
             }
             progress.advance(seeds.len() as u64);
         }

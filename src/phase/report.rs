@@ -46,16 +46,33 @@ pub struct TrainReport {
     pub tokens: u64,
     /// Steps of the warm start.
     pub warm_start_steps: usize,
-    /// Steps of policy gradient.
+    /// Steps on rollouts.
     pub policy_steps: usize,
-    /// Mean k3 estimate of KL(policy ‖ base) in the last policy step, nats.
+    /// Steps, of both, whose loss or gradient was not finite: they changed nothing.
+    pub skipped_steps: usize,
+    /// What training on rollouts minimised.
+    pub objective: String,
+    /// Mean k3 estimate of KL(policy ‖ base) in the last step on rollouts, nats.
     pub kl_last: f64,
     /// Groups of rollouts played.
     pub groups: usize,
     /// Groups whose rewards were all equal: they taught nothing.
     pub groups_without_variance: usize,
-    /// The tripwire that stopped the training on rollouts, if one did.
+    /// Groups that were trained on.
+    pub groups_trained: usize,
+    /// Groups that were not, by reason: `no_variance`, `below_min_reward`, ….
+    pub groups_left_out: BTreeMap<String, usize>,
+    /// The tripwire that stopped the training, if one did.
     pub stopped: Option<String>,
+}
+
+/// What the end of the night removed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RetentionReport {
+    /// Versions of past nights that lost their weights; their rows stay.
+    pub versions_removed: Vec<String>,
+    /// Checkpoints of this night that are not kept.
+    pub checkpoints_removed: usize,
 }
 
 /// Evaluation before and after.
@@ -92,6 +109,8 @@ pub struct Report {
     pub train: TrainReport,
     /// Held-out evaluation.
     pub heldout: HeldoutReport,
+    /// What was removed.
+    pub retention: RetentionReport,
     /// Whether the candidate went live.
     pub promoted: bool,
     /// Why.
@@ -136,9 +155,7 @@ impl Night<'_> {
             };
             (origin.as_str().to_string(), report)
         });
-        let mut train = train_report(&self.archive.train_steps(self.number)?);
-        let tripped = self.tripped()?;
-        train.stopped = tripped.map(|(step, crossed)| format!("step {step}: {crossed}"));
+        let mut train = self.train_report()?;
         let (mut rollouts, mut solved) = (0_u64, 0_u64);
         for round in 0..self.settings.solve.rounds as u32 {
             let played = self.archive.rollouts_in(self.number, round)?;
@@ -148,6 +165,10 @@ impl Night<'_> {
             rollouts += played.len() as u64;
             solved += played.iter().filter(|stored| stored.score.exact_match >= 1.0).count() as u64;
         }
+        let retention = RetentionReport {
+            versions_removed: self.versions_removed()?,
+            checkpoints_removed: self.checkpoints_removed()?,
+        };
         Ok(Report {
             schema_version: SCHEMA_VERSION,
             night: self.number,
@@ -166,6 +187,7 @@ impl Night<'_> {
                 f1_delta: promotion.delta,
                 f1_delta_ci: promotion.ci,
             },
+            retention,
             live: if promotion.promoted { after.id.clone() } else { before.id },
             promoted: promotion.promoted,
             reason: promotion.reason,
@@ -176,22 +198,33 @@ impl Night<'_> {
     }
 }
 
-fn train_report(steps: &[TrainStep]) -> TrainReport {
-    let value = |step: &TrainStep, key: &str| step.metrics[key].as_f64().unwrap_or_default();
-    let of = |phase| steps.iter().filter(move |step| step.phase == phase).collect::<Vec<_>>();
-    let (warm, policy) = (of(TrainPhase::WarmStart), of(TrainPhase::Policy));
-    let shown = if warm.is_empty() { &policy } else { &warm };
-    let last = &shown[shown.len().saturating_sub(5)..];
-    TrainReport {
-        steps: steps.len(),
-        loss_first: shown.first().map_or(0.0, |step| value(step, "loss")),
-        loss_last: last.iter().map(|step| value(step, "loss")).sum::<f64>()
-            / last.len().max(1) as f64,
-        tokens: steps.iter().map(|step| value(step, "tokens") as u64).sum(),
-        warm_start_steps: warm.len(),
-        policy_steps: policy.len(),
-        kl_last: policy.last().map_or(0.0, |step| value(step, "kl")),
-        ..TrainReport::default()
+impl Night<'_> {
+    /// What the steps of the night say.
+    fn train_report(&self) -> anyhow::Result<TrainReport> {
+        let steps = self.archive.train_steps(self.number)?;
+        let value = |step: &TrainStep, key: &str| step.metrics[key].as_f64().unwrap_or_default();
+        let of = |phase| steps.iter().filter(move |step| step.phase == phase).collect::<Vec<_>>();
+        let (warm, policy) = (of(TrainPhase::WarmStart), of(TrainPhase::Policy));
+        let shown = if warm.is_empty() { &policy } else { &warm };
+        let last = &shown[shown.len().saturating_sub(5)..];
+        let counts = self.group_counts()?;
+        let left_out = counts.left_out.iter().map(|(why, n)| (why.as_str().to_string(), *n));
+        Ok(TrainReport {
+            steps: steps.len(),
+            loss_first: shown.first().map_or(0.0, |step| value(step, "loss")),
+            loss_last: last.iter().map(|step| value(step, "loss")).sum::<f64>()
+                / last.len().max(1) as f64,
+            tokens: steps.iter().map(|step| value(step, "tokens") as u64).sum(),
+            warm_start_steps: warm.len(),
+            policy_steps: policy.len(),
+            skipped_steps: steps.iter().filter(|step| step.metrics["skipped"] == true).count(),
+            objective: self.settings.train.objective.as_str().to_string(),
+            kl_last: policy.last().map_or(0.0, |step| value(step, "kl")),
+            groups_trained: counts.trained,
+            groups_left_out: left_out.collect(),
+            stopped: self.stop()?.map(|stop| stop.to_string()),
+            ..TrainReport::default()
+        })
     }
 }
 
@@ -200,9 +233,27 @@ impl Report {
     pub fn render(&self) -> String {
         let mut text = format!("Morning report of night {}\n\n", self.night);
         text.push_str(&self.drafts_table());
-        let train = &self.train;
+        text.push_str(&self.training());
+        text.push('\n');
+        text.push_str(&self.heldout_table());
+        let verdict = if self.promoted { "PROMOTED" } else { "KEPT" };
+        let (live, candidate) = (&self.live, &self.candidate);
         let _ = write!(
             text,
+            "\n\n{verdict}: {}\nLive now: {live} (tonight's candidate: {candidate})\n{}\
+             Everything is in {}; the night took {:.1} minutes.\n",
+            self.reason,
+            self.removed(),
+            self.home,
+            self.seconds / 60.0,
+        );
+        text
+    }
+
+    /// What was played and trained.
+    fn training(&self) -> String {
+        let train = &self.train;
+        let mut text = format!(
             "\n\nGame: {} rollouts, {:.0} % solved exactly; {} of {} groups without variance\n\
              Training: {} steps ({} warm start, {} on rollouts), {} tokens, loss {:.3} → {:.3}\n",
             self.rollouts,
@@ -216,22 +267,32 @@ impl Report {
             train.loss_first,
             train.loss_last,
         );
-        if let Some(stopped) = &train.stopped {
-            let _ = writeln!(text, "Training on rollouts was STOPPED by a tripwire, {stopped}");
+        let left_out: Vec<String> =
+            train.groups_left_out.iter().map(|(why, n)| format!("{why} {n}")).collect();
+        let _ = write!(text, "Objective: {}, {} groups", train.objective, train.groups_trained);
+        let _ = match left_out.is_empty() {
+            true => writeln!(text),
+            false => writeln!(text, "; left out: {}", left_out.join(", ")),
+        };
+        if train.skipped_steps > 0 {
+            let _ = writeln!(
+                text,
+                "{} steps were SKIPPED: their loss or gradient was not finite",
+                train.skipped_steps
+            );
         }
-        text.push('\n');
-        text.push_str(&self.heldout_table());
-        let verdict = if self.promoted { "PROMOTED" } else { "KEPT" };
-        let (live, candidate) = (&self.live, &self.candidate);
-        let _ = write!(
-            text,
-            "\n\n{verdict}: {}\nLive now: {live} (tonight's candidate: {candidate})\n\
-             Everything is in {}; the night took {:.1} minutes.\n",
-            self.reason,
-            self.home,
-            self.seconds / 60.0,
-        );
+        if let Some(stopped) = &train.stopped {
+            let _ = writeln!(text, "Training was STOPPED by a tripwire at {stopped}");
+        }
         text
+    }
+
+    /// A line about what was removed; none when nothing of interest was.
+    fn removed(&self) -> String {
+        match self.retention.versions_removed.as_slice() {
+            [] => String::new(),
+            ids => format!("Weights removed, as the settings say: {}\n", ids.join(", ")),
+        }
     }
 
     fn drafts_table(&self) -> String {

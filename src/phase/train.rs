@@ -1,136 +1,170 @@
-//! The policy in training: adapter, optimiser, and the checkpoints between units.
+//! Courses of training: optimiser steps in stretches, each a unit of work with a checkpoint at its
+//! end. A course that was cut off goes on from the last checkpoint that is whole.
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use serde_json::Map;
+use serde_json::Value;
 use serde_json::json;
 
+use super::metrics;
 use super::night::Night;
-use crate::archive::ModelKind;
-use crate::archive::ModelVersion;
+use super::policy::Policy;
 use crate::archive::TrainPhase;
 use crate::archive::TrainStep;
-use crate::durable;
-use crate::model::lora::Adapter;
-use crate::model::lora::LoraShape;
-use crate::model::lora::TargetSet;
-use crate::rng;
+use crate::config::AdapterSlot;
+use crate::config::ObjectiveName;
+use crate::config::Role;
+use crate::progress::Progress;
 use crate::trainer::Limits;
 use crate::trainer::StepMetrics;
-use crate::trainer::TrainError;
 use crate::trainer::Trainer;
 use crate::trainer::batch::Example;
 use crate::trainer::checkpoint;
+use crate::trainer::checkpoint::Cursor;
 use crate::trainer::objective::Objective;
 use crate::trainer::optimizer::AdamW;
 use crate::trainer::optimizer::AdamWSettings;
-use crate::trainer::tripwire;
-use crate::trainer::tripwire::Crossed;
+use crate::trainer::tripwire::Stop;
+use crate::trainer::tripwire::Watch;
 
-/// Steps without a finite loss or gradient before a phase gives up.
-const MAX_SKIPPED: u32 = 3;
-
-/// The weights under training and the version they were last stored as.
-pub(super) struct Policy {
-    /// The adapter.
-    pub(super) adapter: Adapter,
-    /// The last stored version; rollouts are sampled from exactly these weights.
-    pub(super) version: ModelVersion,
+/// An optimiser step to take.
+pub(super) struct PlannedStep {
+    /// The key of the unit that begins with it.
+    pub(super) key: String,
+    /// Its number within night, phase and adapter.
+    pub(super) number: usize,
+    /// Learning rate.
+    pub(super) rate: f32,
+    /// What is learnt; at least one example with a target.
+    pub(super) examples: Vec<Example>,
 }
 
-/// A run of optimiser steps that is one unit of work.
-pub(super) struct Stretch<'a> {
+/// Steps that train one adapter, from a fresh optimiser on.
+pub(super) struct Course<'a> {
+    /// What to call it while it runs.
+    pub(super) title: String,
     pub(super) phase: TrainPhase,
-    pub(super) key: String,
-    /// Number of the first step, within night and phase.
-    pub(super) first_step: usize,
-    /// For each step its learning rate and examples.
-    pub(super) steps: Vec<(f32, Vec<Example>)>,
+    /// The role whose adapter is trained.
+    pub(super) role: Role,
+    pub(super) steps: Vec<PlannedStep>,
+    /// Steps per stretch.
+    pub(super) stretch: usize,
     pub(super) objective: &'a Objective,
+    pub(super) named: ObjectiveName,
     /// What else is recorded with each step.
-    pub(super) about: serde_json::Map<String, serde_json::Value>,
+    pub(super) about: Map<String, Value>,
 }
 
 impl Night<'_> {
-    /// The policy a night starts from: the live adapter, or a fresh one on the base.
-    pub(super) fn start_policy(&self, incumbent: &ModelVersion) -> anyhow::Result<Policy> {
-        let adapter = match self.load_adapter(incumbent)? {
-            Some(adapter) => adapter,
-            None => {
-                let train = &self.settings.train;
-                let targets = TargetSet::of(&train.target_modules);
-                let shape =
-                    LoraShape { rank: train.rank, alpha: train.alpha, dropout: 0.0, targets };
-                let mut rng = rng::stream(self.seed(), &["adapter"]);
-                Adapter::fresh(self.model.decoder.config(), shape, &mut rng)?
+    /// Trains the policy along a course, unless a tripwire has stopped the night's training, until
+    /// its end or until one does.
+    pub(super) fn train(&self, policy: &mut Policy, course: &Course<'_>) -> anyhow::Result<()> {
+        let mut watch = self.watch()?;
+        if watch.stop().is_some() {
+            return Ok(());
+        }
+        let stretches: Vec<&[PlannedStep]> = course.steps.chunks(course.stretch).collect();
+        let (done, mut optimizer) = self.resume(policy, course, &stretches)?;
+        let progress = Progress::start(&course.title, course.steps.len() as u64);
+        progress.advance(stretches[..done].iter().map(|steps| steps.len() as u64).sum());
+        for steps in &stretches[done..] {
+            optimizer =
+                self.train_stretch(policy, course, steps, optimizer, &mut watch, &progress)?;
+            if watch.stop().is_some() {
+                break;
             }
-        };
-        Ok(Policy { adapter, version: incumbent.clone() })
+        }
+        Ok(())
     }
 
-    pub(super) fn base_id(&self) -> anyhow::Result<String> {
-        let versions = self.archive.model_versions()?;
-        let base = versions.into_iter().find(|(version, _)| version.kind == ModelKind::Base);
-        Ok(base.context("the archive has no base model")?.0.id)
-    }
-
-    /// Trains one stretch, or takes up its checkpoint if it is already done.
-    pub(super) fn train(
+    /// How many stretches are done, and the optimiser behind them; the policy's adapter becomes
+    /// what it was there. A checkpoint that is lost or damaged costs time, not the night: its
+    /// steps are trained again, to the same end.
+    fn resume(
         &self,
         policy: &mut Policy,
-        optimizer: AdamW,
-        stretch: &Stretch<'_>,
-        mut shown: impl FnMut(&StepMetrics),
-    ) -> anyhow::Result<AdamW> {
+        course: &Course<'_>,
+        stretches: &[&[PlannedStep]],
+    ) -> anyhow::Result<(usize, AdamW)> {
         let settings = self.optimizer_settings();
         let config = self.model.decoder.config();
-        let phase = stretch.phase.as_str();
-        let dir = self.checkpoint_dir(phase, &stretch.key);
-        if self.done(phase, &stretch.key)? {
-            let (adapter, optimizer) = checkpoint::load(&dir, config, settings)?;
-            policy.adapter = adapter;
-            return Ok(optimizer);
-        }
-        let decoder = &self.model.decoder;
-        let mut trainer = Trainer::new(decoder, &policy.adapter, optimizer, self.limits());
-        let mut rows = Vec::with_capacity(stretch.steps.len());
-        let mut skipped = 0;
-        for (index, (rate, examples)) in stretch.steps.iter().enumerate() {
-            self.check_interrupt()?;
-            let metrics = trainer.step(examples, stretch.objective, *rate)?;
-            shown(&metrics);
-            if metrics.skipped && metrics.target_tokens > 0 {
-                skipped += 1;
-                if skipped > MAX_SKIPPED {
-                    return Err(TrainError::NotFinite(skipped).into());
-                }
+        for (index, steps) in stretches.iter().enumerate().rev() {
+            let Some(cursor) = self.cursor(course, steps) else { continue };
+            if !self.done(course.phase.as_str(), &cursor.stretch)? {
+                continue;
             }
-            rows.push(TrainStep {
-                phase: stretch.phase,
-                step: (stretch.first_step + index) as u32,
-                model_version: policy.version.id.clone(),
-                metrics: recorded(&metrics, &stretch.about)?,
-            });
+            let dir = self.checkpoint_dir(&cursor);
+            match checkpoint::load(&dir, config, settings, &cursor, &self.circumstances) {
+                Ok((adapter, optimizer)) => {
+                    policy.adapters.replace(course.role, adapter);
+                    return Ok((index + 1, optimizer));
+                }
+                Err(error) if error.is_foreign() => return Err(error.into()),
+                Err(error) => tracing::warn!("training some steps again: {error}"),
+            }
         }
-        checkpoint::save(&dir, &policy.adapter, trainer.optimizer(), &self.model.name)?;
-        self.archive.record_train_steps(&self.unit(phase, &stretch.key), &rows)?;
-        Ok(trainer.into_optimizer())
+        Ok((0, AdamW::new(settings)))
     }
 
-    /// The first step on rollouts in this night that crossed a tripwire. Read from the archive, so
-    /// that a night that is gone through again stops where it stopped.
-    pub(super) fn tripped(&self) -> anyhow::Result<Option<(u32, Crossed)>> {
-        let steps = self.archive.train_steps(self.number)?;
-        let mut steps = steps.iter().filter(|step| step.phase == TrainPhase::Policy);
-        Ok(steps.find_map(|step| {
-            Some((step.step, tripwire::crossed(&self.settings.tripwires, &step.metrics)?))
-        }))
+    /// Takes the steps of one stretch, or as many as the watch lets pass, and stores them.
+    fn train_stretch(
+        &self,
+        policy: &Policy,
+        course: &Course<'_>,
+        steps: &[PlannedStep],
+        optimizer: AdamW,
+        watch: &mut Watch<'_>,
+        progress: &Progress,
+    ) -> anyhow::Result<AdamW> {
+        let Some(cursor) = self.cursor(course, steps) else { return Ok(optimizer) };
+        // Done, and its checkpoint lost: the archive and the watch have seen its steps.
+        let again = self.done(course.phase.as_str(), &cursor.stretch)?;
+        let adapter = policy.adapter(course.role);
+        let mut trainer = Trainer::new(&self.model.decoder, adapter, optimizer, self.limits());
+        let mut rows = Vec::with_capacity(steps.len());
+        for step in steps {
+            self.check_interrupt()?;
+            let metrics = trainer.step(&step.examples, course.objective, step.rate)?;
+            progress.note(&format!("loss {:.3}, KL {:.3}", metrics.loss, metrics.kl));
+            progress.advance(1);
+            if again {
+                continue;
+            }
+            let row = TrainStep {
+                phase: course.phase,
+                adapter: cursor.adapter,
+                step: step.number as u32,
+                objective: course.named,
+                model_version: policy.version.id.clone(),
+                metrics: recorded(&metrics, course)?,
+            };
+            watch.see(&row);
+            metrics::count_step(&row);
+            self.write_metrics(watch.stop());
+            rows.push(row);
+            if watch.stop().is_some() {
+                break;
+            }
+        }
+        let optimizer = trainer.into_optimizer();
+        let dir = self.checkpoint_dir(&cursor);
+        checkpoint::save(&dir, adapter, &optimizer, &cursor, &self.circumstances)?;
+        let unit = self.unit(course.phase.as_str(), &cursor.stretch);
+        self.archive.record_train_steps(&unit, &rows)?;
+        self.remove_superseded_checkpoints(&cursor)?;
+        Ok(optimizer)
     }
 
-    pub(super) fn optimizer_settings(&self) -> AdamWSettings {
-        let train = &self.settings.train;
-        let (clip_norm, weight_decay) = (train.clip_norm, train.weight_decay);
-        AdamWSettings { clip_norm, weight_decay, ..AdamWSettings::default() }
+    /// A watch that has seen the steps that this night has taken.
+    fn watch(&self) -> anyhow::Result<Watch<'_>> {
+        Ok(Watch::over(&self.settings.tripwires, &self.archive.train_steps(self.number)?))
+    }
+
+    /// Where and why this night's training stopped, if it did. Read from the archive, so that a
+    /// night that is gone through again stops where it stopped.
+    pub(super) fn stop(&self) -> anyhow::Result<Option<Stop>> {
+        Ok(self.watch()?.stop())
     }
 
     /// What bounds the trainer's memory, and tonight's seed.
@@ -143,63 +177,58 @@ impl Night<'_> {
         }
     }
 
-    /// Stores the policy's weights as a version of their own, in PEFT layout.
-    pub(super) fn store_version(
-        &self,
-        policy: &mut Policy,
-        stage: &str,
-        note: &str,
-    ) -> anyhow::Result<()> {
-        let id = format!("night{}-{stage}", self.number);
-        if let Some(known) = self.archive.model_version(&id)? {
-            policy.version = known;
-            return Ok(());
-        }
-        let path = self.home.adapters().join(&id);
-        let content_hash = policy.adapter.save(&path, &self.model.name)?;
-        let version = ModelVersion {
-            parent: Some(policy.version.id.clone()),
-            kind: ModelKind::Adapter,
-            path: format!("adapters/{id}"),
-            content_hash,
-            night: Some(self.number),
-            note: note.to_string(),
-            id,
-        };
-        self.archive.put_model_version(&version)?;
-        policy.version = version;
-        Ok(())
+    pub(super) fn optimizer_settings(&self) -> AdamWSettings {
+        let train = &self.settings.train;
+        let (clip_norm, weight_decay) = (train.clip_norm, train.weight_decay);
+        AdamWSettings { clip_norm, weight_decay, ..AdamWSettings::default() }
     }
 
-    fn checkpoint_dir(&self, phase: &str, key: &str) -> PathBuf {
-        let name = format!("night{}-{phase}-{}", self.number, key.replace('/', "-"));
-        self.home.checkpoints().join(name)
+    /// The adapter of the version in the making that plays `role`.
+    pub(super) fn slot(&self, role: Role) -> AdapterSlot {
+        self.settings.train.adapters.slot(role)
     }
 
-    /// Removes the night's checkpoints: its adapters are stored.
-    pub(super) fn remove_checkpoints(&self) -> anyhow::Result<()> {
-        let dir = self.home.checkpoints();
-        durable::remove_stale(&dir)?;
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", dir.display()))
-            }
-            _ => Ok(()),
+    /// What tells the units of one adapter's training from another's.
+    pub(super) fn key_prefix(&self, role: Role) -> String {
+        match self.slot(role) {
+            AdapterSlot::Shared => String::new(),
+            slot => format!("{}/", slot.as_str()),
         }
+    }
+
+    /// The end of a stretch; none for one without steps.
+    fn cursor(&self, course: &Course<'_>, steps: &[PlannedStep]) -> Option<Cursor> {
+        Some(Cursor {
+            night: self.number,
+            phase: course.phase,
+            adapter: self.slot(course.role),
+            stretch: steps.first()?.key.clone(),
+            next_step: steps.last()?.number + 1,
+        })
+    }
+
+    fn checkpoint_dir(&self, cursor: &Cursor) -> PathBuf {
+        self.home.checkpoints().join(super::retention::checkpoint_name(cursor))
     }
 }
 
-/// Metrics as JSON, with what is not finite as null: JSON has no other way to say it.
-fn recorded(
-    metrics: &StepMetrics,
-    about: &serde_json::Map<String, serde_json::Value>,
-) -> anyhow::Result<serde_json::Value> {
+/// Metrics as JSON, without those that were not taken. What is not finite is null: JSON has no
+/// other way to say it.
+fn recorded(metrics: &StepMetrics, course: &Course<'_>) -> anyhow::Result<Value> {
     let mut value = serde_json::to_value(metrics)?;
     if !metrics.loss.is_finite() || !metrics.grad_norm.is_finite() {
         value["skipped"] = json!(true);
     }
-    for (name, other) in about {
-        value[name] = other.clone();
+    // Nobody sampled a demonstration.
+    let of_rollouts: &[&str] = match course.phase {
+        TrainPhase::WarmStart => &["ratio", "ratio_max", "sampler_gap"],
+        TrainPhase::Policy => &[],
+    };
+    if let Some(members) = value.as_object_mut() {
+        for name in course.objective.unmeasured().iter().chain(of_rollouts) {
+            members.shift_remove(*name);
+        }
+        members.extend(course.about.clone());
     }
     Ok(value)
 }

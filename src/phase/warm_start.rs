@@ -10,12 +10,15 @@ use std::collections::HashSet;
 use rand::seq::SliceRandom;
 
 use super::night::Night;
-use super::train::Policy;
-use super::train::Stretch;
+use super::policy::Policy;
+use super::train::Course;
+use super::train::PlannedStep;
 use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
 use crate::archive::TrainPhase;
-use crate::progress::Progress;
+use crate::config::Adapters;
+use crate::config::ObjectiveName;
+use crate::config::Role;
 use crate::proposer::cloze;
 use crate::protocol::Prompt;
 use crate::retrieval::Retriever;
@@ -25,82 +28,119 @@ use crate::task::Task;
 use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
 use crate::trainer::objective::Objective;
-use crate::trainer::optimizer::AdamW;
 use crate::trainer::optimizer::RateSchedule;
 
+/// What the version behind the warm start is called.
+const STAGE: &str = "warm";
+
+/// A search's passages, with the answers to questions about them and the questions themselves.
+struct Demonstration {
+    prompt: Vec<u32>,
+    answers: Vec<Branch>,
+    questions: Vec<Branch>,
+}
+
 impl Night<'_> {
-    /// Trains on code-made tasks when the night starts from the base model.
+    /// Trains on code-made tasks when the night starts from the base model. Where the roles have an
+    /// adapter each, the answers train the solver's and the questions the proposer's.
     pub(super) fn warm_start(
         &self,
         incumbent: &ModelVersion,
         policy: &mut Policy,
     ) -> anyhow::Result<()> {
-        let settings = &self.settings.warm_start;
-        if incumbent.kind != ModelKind::Base || settings.steps == 0 {
+        if incumbent.kind != ModelKind::Base || self.settings.warm_start.steps == 0 {
             return Ok(());
         }
-        let examples = self.demonstrations(settings.steps * settings.searches)?;
-        if examples.is_empty() {
+        if let Some(stored) = self.stored_policy(STAGE)? {
+            *policy = stored;
+            return Ok(());
+        }
+        let settings = &self.settings.warm_start;
+        let demonstrations = self.demonstrations(settings.steps * settings.searches)?;
+        if demonstrations.is_empty() {
             tracing::warn!("no code-made task to warm up on; going on without a warm start");
             return Ok(());
         }
-        let progress = Progress::start("warm start on tasks made by code", settings.steps as u64);
-        let mut optimizer = AdamW::new(self.optimizer_settings());
-        let stretch_steps = self.settings.train.checkpoint_steps;
+        let title = "warm start on tasks made by code";
+        match self.settings.train.adapters {
+            Adapters::Shared => {
+                let both = [Role::Solver, Role::Proposer];
+                self.warm_up(policy, Role::Solver, &both, &demonstrations, title)?;
+            }
+            Adapters::PerRole => {
+                for role in [Role::Solver, Role::Proposer] {
+                    let title = format!("{title}: {}", role.as_str());
+                    self.warm_up(policy, role, &[role], &demonstrations, &title)?;
+                }
+            }
+        }
+        if let Some(stop) = self.stop()? {
+            tracing::warn!("training stopped at {stop}");
+            *policy = self.policy_at(incumbent)?;
+            return Ok(());
+        }
+        self.store_version(policy, STAGE, title)
+    }
+
+    /// Trains the adapter that plays `role` on what the demonstrations show of the roles `taught`.
+    fn warm_up(
+        &self,
+        policy: &mut Policy,
+        role: Role,
+        taught: &[Role],
+        demonstrations: &[Demonstration],
+        title: &str,
+    ) -> anyhow::Result<()> {
+        let settings = &self.settings.warm_start;
         let rates = RateSchedule {
             decay: settings.decay,
             peak: settings.learning_rate,
             warm_up: settings.warm_up,
             total: settings.steps,
         };
-        for first_step in (0..settings.steps).step_by(stretch_steps) {
-            let last = (first_step + stretch_steps).min(settings.steps);
-            let steps = (first_step..last).map(|step| {
-                let rate = rates.at(step);
-                let first = step * settings.searches;
-                let chosen = (first..first + settings.searches)
-                    .map(|index| examples[index % examples.len()].clone());
-                (rate, chosen.collect())
-            });
-            let stretch = Stretch {
-                phase: TrainPhase::WarmStart,
-                key: format!("{first_step:05}"),
-                first_step,
-                steps: steps.collect(),
-                objective: &Objective::Likelihood,
-                about: serde_json::Map::new(),
-            };
-            let mut shown = 0;
-            optimizer = self.train(policy, optimizer, &stretch, |metrics| {
-                shown += 1;
-                progress.advance(1);
-                progress.note(&format!("loss {:.3}", metrics.loss));
-            })?;
-            progress.advance(stretch.steps.len() as u64 - shown);
-        }
-        self.store_version(policy, "warm", "warm start on tasks made by code")
+        let prefix = self.key_prefix(role);
+        let steps = (0..settings.steps).filter_map(|number| {
+            let first = number * settings.searches;
+            let shown = (first..first + settings.searches)
+                .filter_map(|index| demonstrations[index % demonstrations.len()].of(taught));
+            let examples: Vec<Example> = shown.collect();
+            let (key, rate) = (format!("{prefix}{number:05}"), rates.at(number));
+            // A proposer learns nothing from searches whose tasks make no natural question.
+            (!examples.is_empty()).then_some(PlannedStep { key, number, rate, examples })
+        });
+        let course = Course {
+            title: title.to_string(),
+            phase: TrainPhase::WarmStart,
+            role,
+            steps: steps.collect(),
+            stretch: self.settings.train.checkpoint_steps,
+            objective: &Objective::Likelihood,
+            named: ObjectiveName::Likelihood,
+            about: serde_json::Map::new(),
+        };
+        self.train(policy, &course)
     }
 
     /// Up to `n` prompts with demonstrations, every task used once.
-    fn demonstrations(&self, n: usize) -> anyhow::Result<Vec<Example>> {
+    fn demonstrations(&self, n: usize) -> anyhow::Result<Vec<Demonstration>> {
         let by_passage = self.code_tasks_by_passage()?;
         let mut tasks: Vec<&Task> = by_passage.values().flatten().collect();
         tasks.sort_by(|a, b| a.id.cmp(&b.id));
         tasks.shuffle(&mut rng::stream(self.seed(), &["demonstrations"]));
         let mut used: HashSet<&str> = HashSet::new();
-        let mut examples = Vec::new();
+        let mut demonstrations = Vec::new();
         for task in &tasks {
-            if examples.len() == n {
+            if demonstrations.len() == n {
                 break;
             }
             if used.contains(task.id.as_str()) {
                 continue;
             }
-            if let Some(example) = self.demonstration(task, &by_passage, &mut used)? {
-                examples.push(example);
+            if let Some(shown) = self.demonstration(task, &by_passage, &mut used)? {
+                demonstrations.push(shown);
             }
         }
-        Ok(examples)
+        Ok(demonstrations)
     }
 
     /// The search for one task, with all unused tasks about what it found: each is a question to
@@ -110,7 +150,7 @@ impl Night<'_> {
         task: &'t Task,
         by_passage: &'t HashMap<String, Vec<Task>>,
         used: &mut HashSet<&'t str>,
-    ) -> anyhow::Result<Option<Example>> {
+    ) -> anyhow::Result<Option<Demonstration>> {
         let hits = self.index.search(&task.question, self.settings.retrieval.passages)?;
         let passages: Vec<&Passage> = hits.iter().map(|hit| &hit.passage).collect();
         let about = passages.iter().filter_map(|passage| by_passage.get(&passage.id)).flatten();
@@ -123,10 +163,10 @@ impl Night<'_> {
         let evaluate = &self.settings.evaluate;
         let reader = self.reader(&evaluate.adapter_prompt, evaluate.max_tokens);
         let mut context = Vec::new();
-        let mut branches = Vec::new();
+        let (mut answers, mut questions) = (Vec::new(), Vec::new());
         for task in &chosen {
             let prompt = reader.prompt(&passages, &task.question)?;
-            branches.push(demonstrated(&prompt, reader.demonstration(&task.answer)));
+            answers.push(demonstrated(&prompt, reader.demonstration(&task.answer)));
             context = prompt.context;
         }
         let name = &self.settings.propose.adapter_prompt;
@@ -136,10 +176,23 @@ impl Night<'_> {
             let prompt = self.prompts.render(name, tokenizer, &passages, "", &task.answer)?;
             // Only a prompt that shows passages as the reader's does can branch from them.
             if prompt.context == context {
-                branches.push(demonstrated(&prompt, reader.demonstration(&task.question)));
+                questions.push(demonstrated(&prompt, reader.demonstration(&task.question)));
             }
         }
-        Ok((!branches.is_empty()).then_some(Example { prompt: context, branches }))
+        let shown = Demonstration { prompt: context, answers, questions };
+        Ok((!shown.answers.is_empty()).then_some(shown))
+    }
+}
+
+impl Demonstration {
+    /// What it shows of these roles, if it shows anything.
+    fn of(&self, roles: &[Role]) -> Option<Example> {
+        let branches = roles.iter().flat_map(|role| match role {
+            Role::Solver => &self.answers,
+            Role::Proposer => &self.questions,
+        });
+        let branches: Vec<Branch> = branches.cloned().collect();
+        (!branches.is_empty()).then(|| Example { prompt: self.prompt.clone(), branches })
     }
 }
 

@@ -64,6 +64,8 @@ pub struct StepMetrics {
     pub clip_fraction: f32,
     /// Mean ratio of the policy's probability to the one before the update.
     pub ratio: f32,
+    /// The largest of these ratios.
+    pub ratio_max: f32,
     /// Mean |log-probability now − log-probability when sampled|, in nats.
     pub sampler_gap: f32,
     /// Share of targets whose importance ratio reached the correction's limit.
@@ -212,6 +214,7 @@ impl<'a> Trainer<'a> {
         metrics.kl += share * seen.kl;
         metrics.clip_fraction += share * seen.clip_fraction;
         metrics.ratio += share * seen.ratio;
+        metrics.ratio_max = metrics.ratio_max.max(seen.ratio_max);
         metrics.sampler_gap += share * seen.sampler_gap;
         metrics.corrected += share * seen.corrected;
         self.timings.forward_s += forward.elapsed().as_secs_f64();

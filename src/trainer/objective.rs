@@ -3,6 +3,7 @@
 
 pub mod advantage;
 pub mod policy_gradient;
+pub mod pool;
 pub mod preference;
 
 use candle_core::Result;
@@ -37,6 +38,8 @@ pub struct Seen {
     pub clip_fraction: f32,
     /// Mean ratio of the policy's probability to the one before the update.
     pub ratio: f32,
+    /// The largest of these ratios.
+    pub ratio_max: f32,
     /// Mean |log-probability now − log-probability when sampled|, nats.
     pub sampler_gap: f32,
     /// Share of targets whose importance ratio reached the correction's limit.
@@ -48,8 +51,18 @@ impl Objective {
     pub fn needs_base(&self) -> bool {
         match self {
             Self::Likelihood => false,
-            Self::PolicyGradient(settings) => settings.kl_coefficient > 0.0,
+            Self::PolicyGradient(settings) => settings.needs_base(),
             Self::Preference(_) => true,
+        }
+    }
+
+    /// Measures of a step that this objective does not take; they are 0 in [`Seen`].
+    pub fn unmeasured(&self) -> &'static [&'static str] {
+        match self {
+            Self::Likelihood => &["kl", "clip_fraction", "corrected"],
+            Self::PolicyGradient(settings) if !settings.needs_base() => &["kl"],
+            Self::PolicyGradient(_) => &[],
+            Self::Preference(_) => &["clip_fraction", "corrected"],
         }
     }
 
@@ -80,15 +93,50 @@ impl Objective {
             Self::Likelihood => {
                 let logprobs = scores.logprobs()?;
                 let weights = column(&logprobs, targets.iter().map(|target| target.weight))?;
-                Ok(((logprobs * weights)?.sum_all()?.neg()?, Seen::default()))
+                let seen = Seen::of(&logprobs.detach().to_vec1()?, targets);
+                Ok(((logprobs * weights)?.sum_all()?.neg()?, seen))
             }
             Self::PolicyGradient(settings) => settings.loss(scores, base, targets),
             Self::Preference(settings) => {
                 let Some(base) = base else { candle_core::bail!("a preference needs the base") };
-                Ok((settings.loss(&scores.logprobs()?, base, targets)?, Seen::default()))
+                let logprobs = scores.logprobs()?;
+                let mut seen = Seen::of(&logprobs.detach().to_vec1()?, targets);
+                seen.kl = k3(&logprobs.detach(), base)?.mean_all()?.to_scalar()?;
+                Ok((settings.loss(&logprobs, base, targets)?, seen))
             }
         }
     }
+}
+
+impl Seen {
+    /// Where the policy is, `now` (n), against where it was before the update and when it was
+    /// sampled from. Targets that nobody sampled count as unmoved.
+    fn of(now: &[f32], targets: &[Target]) -> Self {
+        let n = targets.len().max(1) as f32;
+        let mut seen = Self::default();
+        for (target, now) in targets.iter().zip(now) {
+            let ratio = (now - target.before_update().unwrap_or(*now)).exp();
+            seen.ratio += ratio / n;
+            seen.ratio_max = seen.ratio_max.max(ratio);
+            seen.sampler_gap += (now - target.sampled_logprob.unwrap_or(*now)).abs() / n;
+        }
+        seen
+    }
+}
+
+impl Target {
+    /// The log-probability before the update: the trainer's where it was computed, the sampler's
+    /// where both are taken to be the same, none for a demonstration.
+    fn before_update(&self) -> Option<f32> {
+        self.old_logprob.or(self.sampled_logprob)
+    }
+}
+
+/// The k3 estimate (Schulman 2020) of KL(policy ‖ base) at each target (n): e^d − d − 1 with
+/// d = log base − log policy; never negative.
+fn k3(logprobs: &Tensor, base: &Tensor) -> Result<Tensor> {
+    let d = (base - logprobs)?;
+    (d.exp()? - d)? - 1.0
 }
 
 /// Values as a (n) tensor on `like`'s device.

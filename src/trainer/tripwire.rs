@@ -1,7 +1,10 @@
-//! Tripwires: limits on a step's measures that stop training before it does harm.
+//! Tripwires: limits on what steps show that stop training before it does harm.
 
 use std::fmt;
 
+use crate::archive::TrainPhase;
+use crate::archive::TrainStep;
+use crate::config::AdapterSlot;
 use crate::config::Tripwires;
 
 /// A limit and the measure that crossed it.
@@ -17,10 +20,21 @@ pub struct Crossed {
 
 impl fmt::Display for Crossed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = if self.value > self.limit { "above" } else { "below" };
-        write!(f, "{} was {:.4}, {side} the limit {}", self.measure, self.value, self.limit)
+        let Self { measure, value, limit } = self;
+        if *measure == SKIPPED {
+            return write!(
+                f,
+                "{value} steps in a row had a loss or gradient that was not finite, more than the \
+                 limit {limit}"
+            );
+        }
+        let side = if value > limit { "above" } else { "below" };
+        write!(f, "{measure} was {value:.4}, {side} the limit {limit}")
     }
 }
+
+/// The measure of steps in a row that were skipped.
+pub const SKIPPED: &str = "skipped";
 
 /// The first limit that a step's recorded `metrics` cross; measures they lack are not checked.
 pub fn crossed(limits: &Tripwires, metrics: &serde_json::Value) -> Option<Crossed> {
@@ -47,4 +61,87 @@ pub fn crossed(limits: &Tripwires, metrics: &serde_json::Value) -> Option<Crosse
     };
     let highest = above.into_iter().find_map(|limit| cross(limit, true));
     highest.or_else(|| below.into_iter().find_map(|limit| cross(limit, false)))
+}
+
+/// The step that training stopped at, and why.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stop {
+    /// The step's phase.
+    pub phase: TrainPhase,
+    /// The adapter it trained.
+    pub adapter: AdapterSlot,
+    /// Its number.
+    pub step: u32,
+    /// What it crossed.
+    pub crossed: Crossed,
+}
+
+impl Stop {
+    /// Whether it was this step.
+    pub fn is_at(&self, step: &TrainStep) -> bool {
+        (self.phase, self.adapter, self.step) == (step.phase, step.adapter, step.step)
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = match self.phase {
+            TrainPhase::WarmStart => "the warm start",
+            TrainPhase::Policy => "training on rollouts",
+        };
+        write!(f, "step {} of {phase}: {}", self.step, self.crossed)
+    }
+}
+
+/// Follows the steps of a night and knows when training must stop.
+///
+/// Steps that were skipped are counted in a row, by phase and adapter: a single one is harmless,
+/// for it changed nothing; several say that the weights no longer give finite numbers.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    limits: &'a Tripwires,
+    /// The adapter that was trained last, and how many of its last steps were skipped.
+    skipped: Option<(TrainPhase, AdapterSlot, u32)>,
+    stop: Option<Stop>,
+}
+
+impl<'a> Watch<'a> {
+    /// A watch over the `steps` taken so far, in their order.
+    pub fn over(limits: &'a Tripwires, steps: &[TrainStep]) -> Self {
+        let mut watch = Self { limits, skipped: None, stop: None };
+        steps.iter().for_each(|step| watch.see(step));
+        watch
+    }
+
+    /// Takes in the next step.
+    pub fn see(&mut self, step: &TrainStep) {
+        let earlier = match self.skipped {
+            Some((phase, adapter, n)) if (phase, adapter) == (step.phase, step.adapter) => n,
+            _ => 0,
+        };
+        let skipped = step.metrics[SKIPPED] == true;
+        let in_a_row = if skipped { earlier + 1 } else { 0 };
+        self.skipped = Some((step.phase, step.adapter, in_a_row));
+        if self.stop.is_some() {
+            return;
+        }
+        let too_many = self.limits.skipped_max.filter(|limit| in_a_row > *limit);
+        let crossed = match too_many {
+            Some(limit) => Some(Crossed {
+                measure: SKIPPED,
+                value: f64::from(in_a_row),
+                limit: f64::from(limit),
+            }),
+            // The warm start has no rollouts, and its first steps are far from what they come to.
+            None if step.phase == TrainPhase::WarmStart => None,
+            None => crossed(self.limits, &step.metrics),
+        };
+        let (phase, adapter, step) = (step.phase, step.adapter, step.step);
+        self.stop = crossed.map(|crossed| Stop { phase, adapter, step, crossed });
+    }
+
+    /// Where and why training stopped, if it did.
+    pub fn stop(&self) -> Option<Stop> {
+        self.stop
+    }
 }

@@ -17,6 +17,7 @@ use nightschool::archive::ModelVersion;
 use nightschool::archive::SourceFileContent;
 use nightschool::archive::Unit;
 use nightschool::clock::ManualClock;
+use nightschool::config::Adapters;
 use nightschool::rng::content_id;
 use nightschool::rollout::Owner;
 use nightschool::rollout::Rollout;
@@ -76,6 +77,7 @@ fn base() -> ModelVersion {
         id: "base".into(),
         parent: None,
         kind: ModelKind::Base,
+        adapters: None,
         path: "models/base".into(),
         content_hash: "00".into(),
         night: None,
@@ -88,6 +90,7 @@ fn adapter(night: u32) -> ModelVersion {
         id: format!("night-{night}"),
         parent: Some("base".into()),
         kind: ModelKind::Adapter,
+        adapters: Some(Adapters::Shared),
         path: format!("adapters/{night}"),
         content_hash: "01".into(),
         night: Some(night),

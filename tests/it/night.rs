@@ -1,6 +1,12 @@
 //! Whole nights of the real program on a tiny model: they end, they go on after `kill -9`, and the
 //! end is the same.
 
+mod objectives;
+mod retention;
+mod roles;
+mod school;
+mod stops;
+
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
@@ -9,171 +15,26 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
-use candle_core::Device;
-use candle_core::Tensor;
 use nightschool::archive::ArchiveReader;
 use nightschool::archive::NightState;
-use nightschool::model::lora::Target;
-use rand::Rng as _;
 
+use self::school::School;
 use crate::support;
 
-/// A Hugging Face folder with a random Llama that reads bytes.
-fn byte_model(dir: &Path) {
-    fs::create_dir_all(dir).unwrap();
-    let config = serde_json::json!({
-        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
-        "vocab_size": 257, "max_position_embeddings": 12000, "rope_theta": 10000.0,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "eos_token_id": 256
-    });
-    fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let mut alphabet: Vec<char> =
-        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
-    alphabet.sort_unstable();
-    let vocabulary: serde_json::Map<String, serde_json::Value> =
-        alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), id.into())).collect();
-    let byte_level = serde_json::json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true
-    });
-    let tokenizer = serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [{
-            "id": 256, "content": "<end>", "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true
-        }],
-        "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "fuse_unk": false,
-            "vocab": vocabulary, "merges": []
-        }
-    });
-    fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    fs::write(dir.join("tokenizer_config.json"), r#"{"eos_token": "<end>"}"#).unwrap();
-    let mut rng = nightschool::rng::stream(3, &["byte model"]);
-    let mut random = |rows: usize, cols: usize, scale: f32| {
-        let values: Vec<f32> = (0..rows * cols).map(|_| rng.random_range(-scale..scale)).collect();
-        Tensor::from_vec(values, (rows, cols), &Device::Cpu).unwrap()
-    };
-    let ones = Tensor::ones(32, candle_core::DType::F32, &Device::Cpu).unwrap();
-    let mut tensors = std::collections::HashMap::new();
-    tensors.insert("model.embed_tokens.weight".to_string(), random(257, 32, 0.5));
-    tensors.insert("model.norm.weight".to_string(), ones.clone());
-    let shapes = [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)];
-    for layer in 0..2 {
-        for (target, (out, inner)) in Target::ALL.into_iter().zip(shapes) {
-            let name = format!("model.layers.{layer}.{}.weight", target.module());
-            tensors.insert(name, random(out, inner, 0.3));
-        }
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            tensors.insert(format!("model.layers.{layer}.{norm}.weight"), ones.clone());
-        }
-    }
-    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-}
-
-struct School {
-    folder: tempfile::TempDir,
-}
-
-impl School {
-    fn new() -> Self {
-        let school = Self { folder: tempfile::tempdir().unwrap() };
-        byte_model(&school.path("model"));
-        let documents = school.path("documents");
-        fs::create_dir_all(&documents).unwrap();
-        fs::copy(
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/corpus_small.md"),
-            documents.join("articles.md"),
-        )
-        .unwrap();
-        school
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn home(&self) -> PathBuf {
-        self.path("home")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nightschool"));
-        command
-            .arg("--home")
-            .arg(self.home())
-            .args(arguments)
-            .env("NIGHTSCHOOL_CACHE", self.path("cache"))
-            .env("NIGHTSCHOOL_LOG", "info")
-            .env("RAYON_NUM_THREADS", "2");
-        command
-    }
-
-    fn night(&self) -> Command {
-        let mut command = self.command(&["night", "--now", "--json", "--model"]);
-        command.arg(self.path("model"));
-        for setting in [
-            "propose.code_drafts=60",
-            "propose.model_drafts=20",
-            "propose.max_tokens=12",
-            "verify.record_on_code=4",
-            "verify.noise_passages=1",
-            "retrieval.passages=1",
-            "warm_start.steps=6",
-            "warm_start.searches=1",
-            "train.checkpoint_steps=2",
-            "train.rank=2",
-            "solve.rounds=2",
-            "solve.tasks=6",
-            "solve.rollouts=3",
-            "solve.max_tokens=8",
-            "evaluate.max_tokens=8",
-            "heldout.documents=0.3",
-        ] {
-            command.arg("--set").arg(setting);
-        }
-        command
-    }
-
-    fn add_documents(&self) {
-        let added = self
-            .command(&["--set", "heldout.documents=0.3", "corpus", "add"])
-            .arg(self.path("documents"))
-            .output()
-            .unwrap();
-        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-    }
-
-    /// Runs a night to its end; returns its report.
-    fn finish(&self) -> serde_json::Value {
-        let output = self.night().output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn kill_at(&self, line: &str) {
-        kill_at(self.night(), line);
-    }
-
-    fn digest(&self) -> String {
-        digest(&self.home())
-    }
-
-    fn adapters(&self) -> Vec<(String, Vec<u8>)> {
-        adapters(&self.home())
-    }
-}
-
 /// Starts a night and kills it when it logs `line`.
-fn kill_at(mut night: Command, line: &str) {
+fn kill_at(night: Command, line: &str) {
+    kill_at_nth(night, line, 1);
+}
+
+/// Starts a night and kills it when it logs `line` for the `n`-th time.
+fn kill_at_nth(mut night: Command, line: &str, n: usize) {
     let mut child = night.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let stderr = BufReader::new(child.stderr.take().unwrap());
-    let seen = stderr.lines().map_while(Result::ok).any(|logged| logged.contains(line));
+    let logged = stderr.lines().map_while(Result::ok).filter(|logged| logged.contains(line));
+    let seen = logged.take(n).count();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(seen, "the night ended without saying `{line}`");
+    assert_eq!(seen, n, "the night ended and had said `{line}` so many times");
 }
 
 fn digest(home: &Path) -> String {
@@ -182,15 +43,17 @@ fn digest(home: &Path) -> String {
     archive.content_digest().unwrap()
 }
 
-/// Every adapter's name and weights, byte for byte.
+/// The files of every version by their paths, byte for byte.
 fn adapters(home: &Path) -> Vec<(String, Vec<u8>)> {
+    let root = home.join("adapters");
     let mut all = Vec::new();
-    for entry in fs::read_dir(home.join("adapters")).unwrap() {
-        let dir = entry.unwrap().path();
-        let weights = fs::read(dir.join("adapter_model.safetensors")).unwrap();
-        all.push((dir.file_name().unwrap().to_string_lossy().into_owned(), weights));
+    for entry in walkdir::WalkDir::new(&root).sort_by_file_name() {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() {
+            let name = entry.path().strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            all.push((name, fs::read(entry.path()).unwrap()));
+        }
     }
-    all.sort();
     all
 }
 

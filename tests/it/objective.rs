@@ -3,12 +3,15 @@
 use candle_core::Device;
 use candle_core::Tensor;
 use candle_core::Var;
+use nightschool::config::GroupKey;
 use nightschool::model::ops::TokenScores;
 use nightschool::trainer::batch::Target;
 use nightschool::trainer::batch::Totals;
 use nightschool::trainer::objective::Advantage;
 use nightschool::trainer::objective::Objective;
 use nightschool::trainer::objective::advantage::Baselines;
+use nightschool::trainer::objective::pool;
+use nightschool::trainer::objective::pool::RewardGroup;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -23,6 +26,26 @@ struct Fixture {
     cases: Vec<Case>,
     groups: Vec<Group>,
     reinforce: Vec<Vec<f32>>,
+    round: Round,
+}
+
+#[derive(Deserialize)]
+struct Round {
+    groups: Vec<Stratified>,
+    cases: Vec<Pooled>,
+}
+
+#[derive(Deserialize)]
+struct Stratified {
+    hops: usize,
+    rewards: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Pooled {
+    rule: Advantage,
+    key: GroupKey,
+    advantages: Vec<Option<Vec<f32>>>,
 }
 
 #[derive(Deserialize)]
@@ -129,4 +152,26 @@ fn each_stratum_has_its_own_baseline() {
     let mut ask = |stratum| Advantage::Reinforce.of(&[1.0], stratum, &mut baselines).unwrap()[0];
     assert_eq!([ask("solver/hops 1"), ask("solver/hops 2")], [1.0, 1.0]);
     assert!((ask("solver/hops 1") - 0.95).abs() < 1e-6);
+}
+
+#[test]
+fn advantages_by_group_key_equal_torch() {
+    let round = fixture().round;
+    let groups: Vec<RewardGroup> = round
+        .groups
+        .into_iter()
+        .map(|Stratified { hops, rewards }| RewardGroup { rewards, hops })
+        .collect();
+    assert_eq!(round.cases.len(), 5 * 3);
+    for case in &round.cases {
+        let found = pool::advantages(case.rule, case.key, &groups, &mut Baselines::default());
+        assert_eq!(found.len(), case.advantages.len());
+        for (index, (found, expected)) in found.iter().zip(&case.advantages).enumerate() {
+            let what = format!("{:?} by {:?}, group {index}", case.rule, case.key);
+            match (found, expected) {
+                (Some(found), Some(expected)) => assert_near(found, expected, &what),
+                (found, expected) => assert_eq!(found, expected, "{what}"),
+            }
+        }
+    }
 }

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use nightschool::config::Adapters;
+use nightschool::config::Role;
 use nightschool::model::Model;
+use nightschool::model::adapter_set::AdapterSet;
 use nightschool::model::export::export;
 use nightschool::model::fetch;
 use nightschool::model::fetch::ModelSpec;
@@ -171,4 +174,25 @@ fn peft_loads_a_trained_adapter_and_transformers_an_exported_model() {
     let found = logits(&model, Some(&trained), &values.tokens);
     check_logits(folder.path(), &values.tokens, &found, &[&fixture("model"), &saved]);
     check_logits(folder.path(), &values.tokens, &found, &[&merged]);
+
+    // A version with an adapter per role: each subfolder is a PEFT directory.
+    let version = folder.path().join("version");
+    let roles = AdapterSet::build(Adapters::PerRole, |role| match role {
+        Role::Solver => Adapter::load(&saved, model.decoder.config()),
+        Role::Proposer => Ok(adapter(&model)),
+    });
+    roles.unwrap().save(&version, "tiny").unwrap();
+    check_logits(
+        folder.path(),
+        &values.tokens,
+        &found,
+        &[&fixture("model"), &version.join("solver")],
+    );
+    let untrained = logits(&model, Some(&adapter(&model)), &values.tokens);
+    check_logits(
+        folder.path(),
+        &values.tokens,
+        &untrained,
+        &[&fixture("model"), &version.join("proposer")],
+    );
 }

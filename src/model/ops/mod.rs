@@ -211,8 +211,8 @@ pub trait Operations: Debug + Send + Sync {
     fn linear_onto(&self, x: &Tensor, map: &Linear<'_>, residual: &Tensor) -> Result<Mapped>;
 
     /// The gradient of the input that `maps` read, summed over them, (N, in), and those of their
-    /// low-rank terms; `downs` are the forward's, `gradients` those of the maps' results. W and b are
-    /// frozen: nothing is computed for them.
+    /// low-rank terms; `downs` are the forward's, `gradients` those of the maps' results. W and b
+    /// are frozen: nothing is computed for them.
     fn linears_backward(
         &self,
         x: &Tensor,

@@ -1,4 +1,4 @@
-//! How the rewards of a group become advantages.
+//! How rewards become advantages.
 
 use std::collections::BTreeMap;
 
@@ -8,39 +8,42 @@ use serde::Serialize;
 pub use crate::config::Advantage;
 
 /// Added to the standard deviation.
-const EPSILON: f32 = 1e-6;
+const EPSILON: f64 = 1e-6;
 /// Share of the old value in the moving average of rewards.
 const DECAY: f32 = 0.95;
 
 impl Advantage {
-    /// Advantages of one group's `rewards`, in order; `stratum` is its role and number of hops.
+    /// Advantages of `rewards` that are compared with each other, in order; `stratum` is their role
+    /// and number of hops.
     ///
     /// `None` when nothing can be learnt: no rewards, or rewards that are all equal under a rule
     /// that compares them with each other. Such a group is left out, not trained with zeros, so
     /// that it cannot pull through the KL term either.
     pub fn of(self, rewards: &[f32], stratum: &str, baselines: &mut Baselines) -> Option<Vec<f32>> {
-        let n = rewards.len() as f32;
-        let mean = rewards.iter().sum::<f32>() / n;
+        let n = rewards.len() as f64;
+        let mean = rewards.iter().map(|reward| f64::from(*reward)).sum::<f64>() / n;
         let first = rewards.first()?;
+        let less = |centre: f64, scale: f64| -> Vec<f32> {
+            rewards.iter().map(|reward| ((f64::from(*reward) - centre) * scale) as f32).collect()
+        };
         if self == Self::Reinforce {
-            let baseline = baselines.update(stratum, mean);
-            return Some(rewards.iter().map(|reward| reward - baseline).collect());
+            return Some(less(f64::from(baselines.update(stratum, mean as f32)), 1.0));
         }
         if rewards.iter().all(|reward| reward == first) {
             return None;
         }
-        let squares: f32 = rewards.iter().map(|reward| (reward - mean).powi(2)).sum();
+        let squares: f64 = rewards.iter().map(|reward| (f64::from(*reward) - mean).powi(2)).sum();
         let scale = match self {
             Self::Grpo => 1.0 / ((squares / n).sqrt() + EPSILON),
             Self::GrpoSample => 1.0 / ((squares / (n - 1.0)).sqrt() + EPSILON),
             Self::LeaveOneOut => n / (n - 1.0),
             Self::DrGrpo | Self::Reinforce => 1.0,
         };
-        Some(rewards.iter().map(|reward| (reward - mean) * scale).collect())
+        Some(less(mean, scale))
     }
 }
 
-/// Moving averages of rewards by stratum; part of what a checkpoint must hold.
+/// Moving averages of rewards by stratum; the archive keeps them from round to round.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Baselines(BTreeMap<String, f32>);
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Seen;
 use super::column;
+use super::k3;
 pub use crate::config::Aggregation;
 pub use crate::config::Correction;
 use crate::model::ops::TokenScores;
@@ -38,6 +39,8 @@ pub struct PolicyGradient {
     pub dual_clip: Option<f32>,
     /// Weight of the k3 estimate of KL(policy ‖ base).
     pub kl_coefficient: f32,
+    /// Whether that divergence is measured also where its weight is 0.
+    pub measure_kl: bool,
     /// Weight of the entropy that is rewarded, per token.
     pub entropy_coefficient: f32,
     /// How token losses become one number.
@@ -58,6 +61,7 @@ impl Default for PolicyGradient {
             clip_high: 0.285,
             dual_clip: None,
             kl_coefficient: 0.01,
+            measure_kl: false,
             entropy_coefficient: 0.0,
             aggregation: Aggregation::TokenMean,
             constant_length: 1,
@@ -68,6 +72,11 @@ impl Default for PolicyGradient {
 }
 
 impl PolicyGradient {
+    /// Whether the base model's log-probabilities are needed.
+    pub(super) fn needs_base(&self) -> bool {
+        self.kl_coefficient > 0.0 || self.measure_kl
+    }
+
     /// The weight of each of a continuation's `targets` tokens.
     pub(super) fn weight(&self, totals: Totals, targets: usize) -> f32 {
         self.aggregation.weight(totals, targets, self.constant_length)
@@ -83,8 +92,11 @@ impl PolicyGradient {
     ) -> Result<(Tensor, Seen)> {
         let logprobs = scores.logprobs()?;
         let now: Vec<f32> = logprobs.detach().to_vec1()?;
-        let old: Vec<f32> =
-            targets.iter().zip(&now).map(|(target, now)| self.old_logprob(target, *now)).collect();
+        let old: Vec<f32> = targets
+            .iter()
+            .zip(&now)
+            .map(|(target, now)| target.before_update().unwrap_or(*now))
+            .collect();
         let factors: Vec<f32> =
             targets.iter().zip(&old).map(|(target, old)| self.factor(target, *old)).collect();
         let ratio = (&logprobs - column(&logprobs, old.iter().copied())?)?.exp()?;
@@ -100,24 +112,18 @@ impl PolicyGradient {
         }
         let mut loss = (surrogate.neg()? * column(&logprobs, factors.iter().copied())?)?;
         let mut seen = self.statistics(&now, &old, targets);
-        if let (Some(base), true) = (base, self.kl_coefficient > 0.0) {
-            // k3 (Schulman 2020): e^d − d − 1 with d = log base − log policy; never negative.
-            let d = (base - &logprobs)?;
-            let k3 = ((d.exp()? - d)? - 1.0)?;
+        if let Some(base) = base {
+            let k3 = k3(&logprobs, base)?;
             seen.kl = k3.detach().mean_all()?.to_scalar()?;
-            loss = (loss + (k3 * f64::from(self.kl_coefficient))?)?;
+            if self.kl_coefficient > 0.0 {
+                loss = (loss + (k3 * f64::from(self.kl_coefficient))?)?;
+            }
         }
         if self.entropy_coefficient > 0.0 {
             loss = (loss - (scores.entropies()? * f64::from(self.entropy_coefficient))?)?;
         }
         let weights = column(&logprobs, targets.iter().map(|target| target.weight))?;
         Ok(((loss * weights)?.sum_all()?, seen))
-    }
-
-    /// The log-probability before the update: the trainer's where it was computed, the sampler's
-    /// where both are taken to be the same.
-    fn old_logprob(&self, target: &Target, now: f32) -> f32 {
-        target.old_logprob.or(target.sampled_logprob).unwrap_or(now)
     }
 
     fn importance(&self, target: &Target, old: f32) -> f32 {
@@ -135,19 +141,17 @@ impl PolicyGradient {
     }
 
     fn statistics(&self, now: &[f32], old: &[f32], targets: &[Target]) -> Seen {
-        let n = targets.len().max(1) as f32;
-        let mut seen = Seen::default();
+        let (mut clipped, mut limited) = (0_usize, 0_usize);
         for ((target, now), old) in targets.iter().zip(now).zip(old) {
             let ratio = (now - old).exp();
             let raised = target.advantage > 0.0 && ratio > 1.0 + self.clip_high;
             let lowered = target.advantage < 0.0 && ratio < 1.0 - self.clip_low;
-            let limited = self.correction != Correction::None
+            clipped += usize::from(raised || lowered);
+            let at_limit = self.correction != Correction::None
                 && self.importance(target, *old) > self.correction_limit;
-            seen.ratio += ratio / n;
-            seen.clip_fraction += f32::from(u8::from(raised || lowered)) / n;
-            seen.corrected += f32::from(u8::from(limited)) / n;
-            seen.sampler_gap += (now - target.sampled_logprob.unwrap_or(*now)).abs() / n;
+            limited += usize::from(at_limit);
         }
-        seen
+        let share = |count: usize| count as f32 / targets.len().max(1) as f32;
+        Seen { clip_fraction: share(clipped), corrected: share(limited), ..Seen::of(now, targets) }
     }
 }

@@ -7,12 +7,16 @@ use std::path::PathBuf;
 use nightschool::archive::ArchiveError;
 use nightschool::archive::ArchiveReader;
 use nightschool::archive::TaskFilter;
+use nightschool::config::AdapterSlot;
+use nightschool::config::ObjectiveName;
 use rusqlite::Connection;
 
 use super::*;
 
 const FIRST_MIGRATION: &str =
     include_str!("../../../src/archive/migrations/0001_corpus_and_game.sql");
+const SECOND_MIGRATION: &str =
+    include_str!("../../../src/archive/migrations/0002_play_and_measures.sql");
 
 fn try_open(path: &Path) -> Result<Archive, ArchiveError> {
     Archive::open(path, clock(0))
@@ -65,7 +69,7 @@ fn a_later_schema_is_refused() {
     let error = try_open(&path).unwrap_err();
     insta::assert_snapshot!(
         message(&error, home.path()),
-        @"HOME/archive.db has schema version 99, this program knows versions up to 2; \
+        @"HOME/archive.db has schema version 99, this program knows versions up to 3; \
           install the nightschool that wrote it"
     );
     assert!(matches!(ArchiveReader::open(&path), Err(ArchiveError::Newer { found: 99, .. })));
@@ -144,6 +148,47 @@ fn an_archive_of_an_earlier_version_is_copied_and_migrated() {
         entry.unwrap().file_name().to_string_lossy().starts_with(".partial")
     };
     assert!(!std::fs::read_dir(home.path()).unwrap().any(partial));
+}
+
+#[test]
+fn steps_and_versions_of_schema_2_say_what_they_were() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("archive.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(FIRST_MIGRATION).unwrap();
+    connection.execute_batch(SECOND_MIGRATION).unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection
+        .execute_batch(
+            r#"INSERT INTO night VALUES (1, 5, '{}', 'running', NULL, '2026-01-01T00:00:00Z', NULL);
+               INSERT INTO train_step VALUES (1, 'warm_start', 0, 'base', '{"loss":2.5}'),
+                   (1, 'policy', 0, 'night1-warm', '{"loss":0.5}');
+               INSERT INTO model_version VALUES
+                   ('base', NULL, 'base', 'm', '00', NULL, 'as fetched', '2026-01-01T00:00:00Z'),
+                   ('night1-warm', 'base', 'adapter', 'adapters/night1-warm', '01', 1, 'warm',
+                    '2026-01-01T00:00:01Z');
+               INSERT INTO live_model VALUES (1, 'night1-warm');"#,
+        )
+        .unwrap();
+    drop(connection);
+    let archive = try_open(&path).unwrap();
+    archive.check().unwrap();
+    let steps = archive.train_steps(1).unwrap();
+    let said: Vec<_> =
+        steps.iter().map(|step| (step.phase.as_str(), step.adapter, step.objective)).collect();
+    assert_eq!(
+        said,
+        [
+            ("warm_start", AdapterSlot::Shared, ObjectiveName::Likelihood),
+            ("policy", AdapterSlot::Shared, ObjectiveName::PolicyGradient),
+        ]
+    );
+    assert_eq!(steps[1].metrics["loss"], 0.5);
+    let forms: Vec<_> =
+        archive.model_versions().unwrap().into_iter().map(|(v, _)| v.adapters).collect();
+    assert_eq!(forms, [None, Some(Adapters::Shared)]);
+    assert_eq!(archive.live_model().unwrap().unwrap().id, "night1-warm");
+    assert!(archive.removed_versions().unwrap().is_empty());
 }
 
 #[test]

@@ -12,6 +12,8 @@ use nightschool::archive::SuiteItem;
 use nightschool::archive::SuiteOrigin;
 use nightschool::archive::TrainPhase;
 use nightschool::archive::TrainStep;
+use nightschool::config::AdapterSlot;
+use nightschool::config::ObjectiveName;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -105,12 +107,15 @@ fn training_and_promotion() {
     begin(&archive);
     let step = |phase, step| TrainStep {
         phase,
+        adapter: AdapterSlot::Shared,
         step,
+        objective: ObjectiveName::Likelihood,
         model_version: "night-1".into(),
         metrics: json!({"loss": 2.5, "kl": 1e-9, "tokens": 512}),
     };
     let policy = [step(TrainPhase::Policy, 0)];
-    let warm = [step(TrainPhase::WarmStart, 0), step(TrainPhase::WarmStart, 1)];
+    let of = |adapter| TrainStep { adapter, ..step(TrainPhase::WarmStart, 0) };
+    let warm = [of(AdapterSlot::Solver), of(AdapterSlot::Proposer)];
     assert!(archive.record_train_steps(&unit("policy", "0"), &policy).unwrap());
     assert!(archive.record_train_steps(&unit("warm", "0"), &warm).unwrap());
     assert!(!archive.record_train_steps(&unit("warm", "0"), &warm).unwrap());
@@ -147,6 +152,31 @@ fn a_candidate_that_is_not_promoted_leaves_the_incumbent_live() {
     archive.record_promotion(&unit("promote", "1"), &kept).unwrap();
     assert_eq!(archive.live_model().unwrap().unwrap().id, "base");
     assert_eq!(archive.promotions().unwrap(), [kept]);
+}
+
+#[test]
+fn rows_of_versions_outlive_their_weights() {
+    let home = tempfile::tempdir().unwrap();
+    let archive = open(&home.path().join("archive.db"));
+    begin(&archive);
+    archive.put_model_version(&adapter(1)).unwrap();
+    let remove = |ids: &[&str]| {
+        let ids: Vec<String> = ids.iter().map(|id| (*id).to_string()).collect();
+        archive.record_removed_versions(&unit("retention", "versions"), &ids)
+    };
+    let error = remove(&["night-1", "base"]).unwrap_err();
+    insta::assert_snapshot!(
+        error,
+        @"the archive refused to mark the weights of base, which is live, as removed"
+    );
+    assert!(matches!(remove(&["night-9"]), Err(ArchiveError::NotFound { .. })));
+    assert!(archive.removed_versions().unwrap().is_empty(), "nothing of a failed call remains");
+    assert!(remove(&["night-1"]).unwrap());
+    assert!(!remove(&["night-1"]).unwrap());
+    assert_eq!(archive.removed_versions().unwrap(), [("night-1".to_string(), 1)].into());
+    assert_eq!(archive.model_version("night-1").unwrap(), Some(adapter(1)));
+    let error = archive.set_live_model("night-1").unwrap_err();
+    assert!(error.to_string().contains("whose weights were removed"), "{error}");
 }
 
 #[test]

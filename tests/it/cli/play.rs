@@ -6,8 +6,13 @@ use nightschool::archive::Archive;
 use nightschool::archive::GatedDraft;
 use nightschool::archive::ModelKind;
 use nightschool::archive::ModelVersion;
+use nightschool::archive::TrainPhase;
+use nightschool::archive::TrainStep;
 use nightschool::archive::Unit;
 use nightschool::clock::SystemClock;
+use nightschool::config::AdapterSlot;
+use nightschool::config::Adapters;
+use nightschool::config::ObjectiveName;
 use nightschool::rollout::Owner;
 use nightschool::rollout::Rollout;
 use nightschool::rollout::Score;
@@ -63,6 +68,7 @@ fn after_play() -> Desk {
         id: "base".into(),
         parent: None,
         kind: ModelKind::Base,
+        adapters: None,
         path: "model.gguf".into(),
         content_hash: "00".into(),
         night: None,
@@ -130,6 +136,63 @@ fn totals_versions_and_the_unfinished_night_are_shown() {
     assert_eq!(status["live_model"]["id"], "base");
     assert_eq!(status["unfinished_night"]["number"], 1);
     assert!(status["last_night"].is_null());
+}
+
+#[test]
+fn training_steps_are_listed_with_the_one_that_stopped() {
+    let desk = after_play();
+    let archive = Archive::open(&desk.home().archive(), Arc::new(SystemClock)).unwrap();
+    assert_eq!(desk.out(&["train", "steps"]), "No training in night 1.\n");
+    let step = |phase, objective, step, metrics| TrainStep {
+        phase,
+        adapter: AdapterSlot::Solver,
+        step,
+        objective,
+        model_version: "base".into(),
+        metrics,
+    };
+    let warm = json!({ "loss": 2.5, "grad_norm": 1.25, "learning_rate": 0.0001, "entropy": 3.0,
+        "tokens": 512, "skipped": false });
+    let skipped = json!({ "loss": null, "grad_norm": null, "tokens": 512, "skipped": true });
+    let far = json!({ "loss": 0.5, "kl": 25.0, "ratio": 1.0, "reward_mean": 0.25, "tokens": 9 });
+    let rows = [
+        step(TrainPhase::WarmStart, ObjectiveName::Likelihood, 0, warm),
+        step(TrainPhase::WarmStart, ObjectiveName::Likelihood, 1, skipped),
+        step(TrainPhase::Policy, ObjectiveName::Preference, 0, far),
+    ];
+    let unit = Unit { night: 1, phase: "warm_start", key: "0" };
+    archive.record_train_steps(&unit, &rows).unwrap();
+    insta::assert_snapshot!(desk.out(&["train", "steps"]));
+    assert_shape!(desk.out(&["train", "steps", "--night", "1", "--json"]));
+    insta::assert_snapshot!(
+        desk.error(3, &["train", "steps", "--night", "2"]),
+        @"error: DESK/home has had no night 2 yet"
+    );
+}
+
+#[test]
+fn versions_without_weights_are_said_to_have_none() {
+    let desk = after_play();
+    let archive = Archive::open(&desk.home().archive(), Arc::new(SystemClock)).unwrap();
+    let old = ModelVersion {
+        id: "night1-warm".into(),
+        parent: Some("base".into()),
+        kind: ModelKind::Adapter,
+        adapters: Some(Adapters::PerRole),
+        path: "adapters/night1-warm".into(),
+        content_hash: "01".into(),
+        night: Some(1),
+        note: "warm start".into(),
+    };
+    archive.put_model_version(&old).unwrap();
+    let unit = Unit { night: 1, phase: "retention", key: "versions" };
+    archive.record_removed_versions(&unit, &[old.id]).unwrap();
+    insta::assert_snapshot!(desk.out(&["model", "list"]));
+    insta::assert_snapshot!(
+        desk.error(3, &["model", "export", "night1-warm", "merged"]),
+        @"error: the weights of night1-warm were removed at the end of night 1, as `retention.adapters` \
+          says; see `nightschool model list` for versions that have theirs"
+    );
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(super) const PANEL: usize = 32;
 pub(super) const STEP: usize = 32;
 /// bf16 values of one step of a panel.
 pub(super) const STEP_LEN: usize = 2 * PANEL * STEP;
-/// Steps multiplied at once at most: a right panel's share stays in the first-level cache meanwhile.
+/// Steps multiplied at once at most: a right panel's share stays in the first-level cache.
 const DEPTH: usize = 6;
 /// Panels of each side in one task: their share stays in the second-level cache.
 const ROW_PANELS: usize = 4;

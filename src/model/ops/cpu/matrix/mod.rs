@@ -103,8 +103,8 @@ const MIN_TILED_ROWS: usize = 32;
 /// Fewer columns do not fill a tile.
 const MIN_TILED: usize = 16;
 
-/// Whether large products go to the tile unit: where it is, unless the user wants the same results as
-/// on machines without it.
+/// Whether large products go to the tile unit: where it is, unless the user wants the same results
+/// as on machines without it.
 #[cfg(target_arch = "x86_64")]
 fn tile_unit() -> bool {
     static USED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();

@@ -103,8 +103,8 @@ pub(super) fn right(matrix: Matrix<'_>, which: Range<usize>, cores: Cores) -> Pa
     panels(matrix.t(), true, which, cores)
 }
 
-/// Packs panels `which` of `matrix`, whose rows are the panels'. `pairs_first` chooses the layout of
-/// right operands.
+/// Packs panels `which` of `matrix`, whose rows are the panels'. `pairs_first` chooses the layout
+/// of right operands.
 fn panels(matrix: Matrix<'_>, pairs_first: bool, which: Range<usize>, cores: Cores) -> Panels {
     const LINES: usize = STEP_LEN / LINE;
     let mut packed = Panels::new(which.len(), matrix.cols);

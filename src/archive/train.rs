@@ -1,0 +1,110 @@
+//! Optimiser steps, each with what was measured of it.
+
+use rusqlite::params;
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Archive;
+use super::ArchiveReader;
+use super::error::ArchiveError;
+use super::night::Unit;
+use super::value;
+use crate::config::AdapterSlot;
+use crate::config::ObjectiveName;
+
+/// Which training a step belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainPhase {
+    /// Masked likelihood on tasks, before the first game.
+    WarmStart,
+    /// Training on rollouts.
+    Policy,
+}
+
+impl TrainPhase {
+    /// The name used in the archive, in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WarmStart => "warm_start",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// One optimiser step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrainStep {
+    /// Which training it belongs to.
+    pub phase: TrainPhase,
+    /// The adapter that it trained.
+    pub adapter: AdapterSlot,
+    /// Its number within night, phase and adapter.
+    pub step: u32,
+    /// What it minimised.
+    pub objective: ObjectiveName,
+    /// The version in the making.
+    pub model_version: String,
+    /// Loss, gradient norm, tokens, KL, entropy and whatever else the trainer measures.
+    pub metrics: Value,
+}
+
+impl ArchiveReader {
+    /// The optimiser steps of a night, by phase (warm start first), adapter and number.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn train_steps(&self, night: u32) -> Result<Vec<TrainStep>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare(
+                "SELECT phase, adapter, step, objective, model_version, metrics_json
+                 FROM train_step WHERE night = ?1
+                 ORDER BY phase = 'policy', adapter = 'proposer', step",
+            )?;
+            let steps = statement.query_map([night], |row| {
+                Ok(TrainStep {
+                    phase: value::named(row, 0)?,
+                    adapter: value::named(row, 1)?,
+                    step: row.get(2)?,
+                    objective: value::named(row, 3)?,
+                    model_version: row.get(4)?,
+                    metrics: value::json(row, 5)?,
+                })
+            })?;
+            Ok(steps.collect::<Result<_, _>>()?)
+        })
+    }
+}
+
+impl Archive {
+    /// Stores optimiser steps. Returns false, and changes nothing, when the unit is already there.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Inconsistent`] when a step is already there from another unit.
+    pub fn record_train_steps(
+        &self,
+        unit: &Unit<'_>,
+        steps: &[TrainStep],
+    ) -> Result<bool, ArchiveError> {
+        self.write_unit(unit, |tx| {
+            let mut statement = tx.prepare_cached(
+                "INSERT INTO train_step (night, phase, adapter, step, objective, model_version,
+                                         metrics_json)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            for step in steps {
+                statement.execute(params![
+                    unit.night,
+                    step.phase.as_str(),
+                    step.adapter.as_str(),
+                    step.step,
+                    step.objective.as_str(),
+                    step.model_version,
+                    step.metrics.to_string(),
+                ])?;
+            }
+            Ok(())
+        })
+    }
+}

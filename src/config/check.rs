@@ -1,0 +1,62 @@
+//! Ranges of the settings.
+
+use super::ConfigError;
+use super::Settings;
+use crate::model::lora::Target;
+
+/// Fails on the first value outside its range.
+pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
+    let counts = [
+        ("retrieval.passages", settings.retrieval.passages, 1, 20),
+        ("propose.hops", settings.propose.hops, 1, 4),
+        ("propose.max_tokens", settings.propose.max_tokens, 1, 1024),
+        ("verify.noise_passages", settings.verify.noise_passages, 0, 20),
+        ("solve.rollouts", settings.solve.rollouts, 2, 64),
+        ("solve.max_tokens", settings.solve.max_tokens, 1, 4096),
+        ("train.rank", settings.train.rank, 1, 512),
+        ("train.target_modules", settings.train.target_modules.len(), 1, Target::COUNT),
+        ("train.groups", settings.train.groups, 1, 4096),
+        ("train.checkpoint_steps", settings.train.checkpoint_steps, 1, 10_000),
+        ("retention.adapters", settings.retention.adapters, 0, 1_000_000),
+        ("retention.checkpoints", settings.retention.checkpoints, 0, 10_000),
+        ("warm_start.searches", settings.warm_start.searches, 1, 4096),
+        ("evaluate.max_tokens", settings.evaluate.max_tokens, 1, 4096),
+        ("evaluate.resamples", settings.evaluate.resamples, 100, 1_000_000),
+    ];
+    for (key, value, low, high) in counts {
+        if !(low..=high).contains(&value) {
+            let reason = format!("is {value}; it must be from {low} to {high}");
+            return Err(ConfigError::Range { key, reason });
+        }
+    }
+    let reals = [
+        ("heldout.documents", settings.heldout.documents, 0.0, 0.5),
+        ("propose.temperature", f64::from(settings.propose.temperature), 0.0, 5.0),
+        ("solve.temperature", f64::from(settings.solve.temperature), 0.01, 5.0),
+        ("verify.min_f1", f64::from(settings.verify.min_f1), 0.01, 1.0),
+        ("train.learning_rate", f64::from(settings.train.learning_rate), 0.0, 1.0),
+        ("warm_start.learning_rate", f64::from(settings.warm_start.learning_rate), 0.0, 1.0),
+        ("train.weight_decay", settings.train.weight_decay, 0.0, 1.0),
+        ("train.clip_low", f64::from(settings.train.clip_low), 0.0, 1.0),
+        ("train.clip_high", f64::from(settings.train.clip_high), 0.0, 10.0),
+        ("train.kl_coefficient", f64::from(settings.train.kl_coefficient), 0.0, 10.0),
+        ("train.likelihood_min_reward", f64::from(settings.train.likelihood_min_reward), 0.0, 1.0),
+        ("train.preference_beta", f64::from(settings.train.preference_beta), 0.001, 100.0),
+        ("train.preference_margin", f64::from(settings.train.preference_margin), 0.001, 1.0),
+        ("train.dual_clip", f64::from(settings.train.dual_clip.unwrap_or(3.0)), 1.0, 100.0),
+        ("train.entropy_coefficient", f64::from(settings.train.entropy_coefficient), 0.0, 1.0),
+        ("train.correction_limit", f64::from(settings.train.correction_limit), 1.0, 100.0),
+    ];
+    for (key, value, low, high) in reals {
+        if !(low..=high).contains(&value) {
+            let reason = format!("is {value}; it must be from {low} to {high}");
+            return Err(ConfigError::Range { key, reason });
+        }
+    }
+    let dropout = settings.train.dropout;
+    if !(0.0..1.0).contains(&dropout) {
+        let reason = format!("is {dropout}; it must be at least 0 and below 1");
+        return Err(ConfigError::Range { key: "train.dropout", reason });
+    }
+    Ok(())
+}
