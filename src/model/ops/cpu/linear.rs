@@ -13,6 +13,7 @@ use super::matrix::multiply;
 use super::matrix::new_sum;
 use super::matrix::sum_of_products;
 use super::tensor;
+use crate::model::ops::Dropout;
 use crate::model::ops::Linear;
 use crate::model::ops::LoraGradient;
 use crate::model::ops::Mapped;
@@ -113,6 +114,52 @@ fn masked(x: &[f32], mask: &[f32]) -> Vec<f32> {
     x.iter().zip(mask).map(|(x, m)| x * m).collect()
 }
 
+/// One map on the way back, with the gradient of its result (N, out).
+struct Back<'a> {
+    parts: Parts<'a>,
+    dropout: Option<Dropout>,
+    g: Floats<'a>,
+}
+
+impl<'a> Back<'a> {
+    fn of(map: &Linear<'a>, g: &'a Tensor) -> Result<Self> {
+        Ok(Self { parts: Parts::of(map)?, dropout: map.dropout, g: Floats::of(g)? })
+    }
+
+    fn g(&self) -> Matrix<'_> {
+        Matrix::dense(&self.g, self.g.len() / self.parts.out, self.parts.out)
+    }
+
+    /// scale · g B, (N, rank); `g` is laid out.
+    fn up(&self, g: &Left<'_>) -> Option<Vec<f32>> {
+        let (_, b, scale) = self.parts.lora()?;
+        Some(multiply(scale, g, b, Cores::All))
+    }
+
+    /// [`Back::up`] as a matrix.
+    fn up_matrix<'u>(&self, up: &'u [f32]) -> Matrix<'u> {
+        Matrix::dense(up, up.len() / self.parts.rank, self.parts.rank)
+    }
+
+    /// The term's gradients; `x_t` is what it read, (in, N).
+    fn gradient(&self, x_t: &Left<'_>, up: &[f32], down: &Tensor) -> Result<LoraGradient> {
+        let Parts { out, inner, rank, .. } = self.parts;
+        // Computed as its transpose, whose rows fill tiles.
+        let da = multiply(1.0, x_t, self.up_matrix(up), Cores::All);
+        let (tokens, _) = down.dims2()?;
+        let down = Floats::of(down)?;
+        let down = Matrix::dense(&down, tokens, rank);
+        let db = multiply(1.0, &Left::new(self.g().t(), Cores::All), down, Cores::All);
+        let a = tensor(transposed(&da, inner, rank), (rank, inner))?;
+        Ok(LoraGradient { a, b: tensor(db, (out, rank))? })
+    }
+}
+
+/// x (N, inner) as (inner, N), laid out.
+fn transpose(x: &[f32], inner: usize) -> Left<'_> {
+    Left::new(Matrix::dense(x, x.len() / inner, inner).t(), Cores::All)
+}
+
 /// dx = Σ g W + drop(scale · g B A), dA = (scale · g B)ᵀ drop(x), dB = gᵀ (scale · drop(x) Aᵀ).
 pub(super) fn backward(
     x: &Tensor,
@@ -122,57 +169,55 @@ pub(super) fn backward(
 ) -> Result<(Tensor, Vec<Option<LoraGradient>>)> {
     let (tokens, inner) = x.dims2()?;
     let x = Floats::of(x)?;
-    let parts: Vec<Parts<'_>> = maps.iter().map(Parts::of).collect::<Result<_>>()?;
-    let gradients: Vec<Floats<'_>> =
-        gradients.iter().map(|g| Floats::of(g)).collect::<Result<_>>()?;
-    let g = |i: usize| Matrix::dense(&gradients[i], tokens, parts[i].out);
-    let lefts: Vec<Left<'_>> = (0..maps.len()).map(|i| Left::new(g(i), Cores::All)).collect();
-    // scale · g B, (N, rank)
-    let ups: Vec<Option<Vec<f32>>> = parts
-        .iter()
-        .zip(&lefts)
-        .map(|(parts, left)| parts.lora().map(|(_, b, scale)| multiply(scale, left, b, Cores::All)))
-        .collect();
-    let up = |i: usize| ups[i].as_deref().map(|up| Matrix::dense(up, tokens, parts[i].rank));
-    let low: Vec<Option<Left<'_>>> =
-        (0..maps.len()).map(|i| up(i).map(|up| Left::new(up, Cores::All))).collect();
-    let mut terms = Vec::with_capacity(2 * maps.len());
-    for (i, parts) in parts.iter().enumerate() {
-        terms.push((&lefts[i], parts.weight()));
-        if let (Some(low), Some((a, ..)), None) = (&low[i], parts.lora(), maps[i].dropout) {
-            terms.push((low, a));
-        }
-    }
-    let mut dx = new_sum(1.0, &terms, Cores::All);
+    let pairs = maps.iter().zip(gradients);
+    let backs: Vec<Back<'_>> = pairs.map(|(map, g)| Back::of(map, g)).collect::<Result<_>>()?;
+    let (mut dx, ups) = input_gradient(&backs);
+    // Laid out once for all terms without dropout.
+    let mut x_t = None;
     let mut lora = Vec::with_capacity(maps.len());
-    // Laid out once for all maps without dropout.
-    let x_t = Left::new(Matrix::dense(&x, tokens, inner).t(), Cores::All);
-    for (i, parts) in parts.iter().enumerate() {
-        let (Some(up), Some(down), Some((a, ..))) = (up(i), &downs[i], parts.lora()) else {
+    for ((back, up), down) in backs.iter().zip(&ups).zip(downs) {
+        let (Some(up), Some(down), Some((a, ..))) = (up, down, back.parts.lora()) else {
             lora.push(None);
             continue;
         };
-        let da = match (maps[i].dropout, &low[i]) {
-            (Some(dropout), Some(low)) => {
+        lora.push(Some(match back.dropout {
+            None => back.gradient(x_t.get_or_insert_with(|| transpose(&x, inner)), up, down)?,
+            Some(dropout) => {
                 let mask = dropout.mask(x.len());
-                let through = multiply(1.0, low, a, Cores::All);
+                let left = Left::new(back.up_matrix(up), Cores::All);
+                let through = multiply(1.0, &left, a, Cores::All);
                 dx.iter_mut().zip(masked(&through, &mask)).for_each(|(dx, d)| *dx += d);
-                let dropped = masked(&x, &mask);
-                let left = Left::new(Matrix::dense(&dropped, tokens, inner).t(), Cores::All);
-                multiply(1.0, &left, up, Cores::All)
+                back.gradient(&transpose(&masked(&x, &mask), inner), up, down)?
             }
-            _ => multiply(1.0, &x_t, up, Cores::All),
-        };
-        let down = Floats::of(down)?;
-        let down = Matrix::dense(&down, tokens, parts.rank);
-        let db = multiply(1.0, &Left::new(g(i).t(), Cores::All), down, Cores::All);
-        lora.push(Some(LoraGradient {
-            // Computed as its transpose, whose rows fill tiles.
-            a: tensor(transposed(&da, inner, parts.rank), (parts.rank, inner))?,
-            b: tensor(db, (parts.out, parts.rank))?,
         }));
     }
     Ok((tensor(dx, (tokens, inner))?, lora))
+}
+
+/// Σ g W over the maps, with the low-rank terms that have no dropout; and every term's
+/// [`Back::up`].
+fn input_gradient(backs: &[Back<'_>]) -> (Vec<f32>, Vec<Option<Vec<f32>>>) {
+    let lefts: Vec<Left<'_>> = backs.iter().map(|back| Left::new(back.g(), Cores::All)).collect();
+    let ups: Vec<Option<Vec<f32>>> =
+        backs.iter().zip(&lefts).map(|(back, left)| back.up(left)).collect();
+    let low: Vec<Option<Left<'_>>> = backs
+        .iter()
+        .zip(&ups)
+        .map(|(back, up)| {
+            let up = up.as_deref().filter(|_| back.dropout.is_none())?;
+            Some(Left::new(back.up_matrix(up), Cores::All))
+        })
+        .collect();
+    let mut terms = Vec::with_capacity(2 * backs.len());
+    for ((back, left), low) in backs.iter().zip(&lefts).zip(&low) {
+        terms.push((left, back.parts.weight()));
+        if let (Some(low), Some((a, ..))) = (low, back.parts.lora()) {
+            terms.push((low, a));
+        }
+    }
+    let dx = new_sum(1.0, &terms, Cores::All);
+    drop(low);
+    (dx, ups)
 }
 
 fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
