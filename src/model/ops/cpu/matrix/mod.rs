@@ -252,3 +252,74 @@ pub fn matmul_unit() -> &'static str {
     }
     "vector"
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::Rng as _;
+
+    use super::*;
+    use crate::rng;
+
+    fn random(len: usize, label: &str) -> Vec<f32> {
+        let mut draws = rng::stream(1, &["matrix", label, &len.to_string()]);
+        (0..len).map(|_| draws.random_range(-1.0..1.0)).collect()
+    }
+
+    /// A matrix of the given size within wider rows, or the transpose of one.
+    fn view(data: &[f32], rows: usize, cols: usize, transposed: bool) -> Matrix<'_> {
+        match transposed {
+            false => Matrix::new(data, rows, cols, cols + 3),
+            true => Matrix::new(data, cols, rows, rows + 3).t(),
+        }
+    }
+
+    impl Matrix<'_> {
+        fn at(&self, row: usize, col: usize) -> f64 {
+            f64::from(self.data[row * self.row_stride + col * self.col_stride])
+        }
+    }
+
+    proptest! {
+        /// On both units, where there are two: any size, stride and direction; values past the
+        /// edges stay as they were.
+        #[test]
+        fn products_equal_their_definition(
+            rows in 1_usize..90,
+            cols in 1_usize..90,
+            inner in 1_usize..230,
+            flips in any::<[bool; 2]>(),
+            accumulate: bool,
+            all_cores: bool,
+        ) {
+            let cores = if all_cores { Cores::All } else { Cores::One };
+            let room = (rows.max(inner) + 3) * (cols.max(inner) + rows + 3);
+            let (a, b) = (random(room, "a"), random(room, "b"));
+            let lhs = view(&a, rows, inner, flips[0]);
+            let rhs = view(&b, inner, cols, flips[1]);
+            let width = cols + 2;
+            let before = random(rows * width, "dst");
+            let mut vector = Left::new(lhs, cores);
+            #[cfg(target_arch = "x86_64")]
+            {
+                vector.panels = None;
+            }
+            for left in [Left::new(lhs, cores), vector] {
+                let mut found = before.clone();
+                let dst = MatrixMut::new(&mut found, rows, cols, width);
+                sum_of_products(dst, accumulate, 0.5, &[(&left, rhs), (&left, rhs)], cores);
+                for (index, (found, before)) in found.iter().zip(&before).enumerate() {
+                    let (row, col) = (index / width, index % width);
+                    if col >= cols {
+                        prop_assert_eq!(found, before);
+                        continue;
+                    }
+                    let dot: f64 = (0..inner).map(|k| lhs.at(row, k) * rhs.at(k, col)).sum();
+                    let expected = dot + if accumulate { f64::from(*before) } else { 0.0 };
+                    let error = (f64::from(*found) - expected).abs();
+                    prop_assert!(error < 1e-5 * inner as f64 + 1e-6, "({row}, {col}): {error}");
+                }
+            }
+        }
+    }
+}
