@@ -89,11 +89,6 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// Layers that will be computed again.
-    pub fn recomputed_layers(&self) -> usize {
-        self.kept.iter().filter(|kept| kept.is_none()).count()
-    }
-
     /// Hidden states after the final norm at `rows`, (n, hidden).
     ///
     /// # Errors

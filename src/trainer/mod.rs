@@ -36,9 +36,6 @@ pub enum TrainError {
     /// The tensor library failed.
     #[error("training failed: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// Too many steps in a row had a loss or gradient that is not a number.
-    #[error("the loss or its gradient was not finite in {0} steps; the last good adapter is kept")]
-    NotFinite(u32),
 }
 
 /// What one optimiser step did; every field is recorded.
