@@ -15,9 +15,16 @@ pub enum StopReason {
     Length,
     /// The request was withdrawn.
     Cancelled,
+    /// Its time ran out: the text is cut.
+    Deadline,
 }
 
 impl StopReason {
+    /// Whether the text was cut off before its end.
+    pub fn is_cut(self) -> bool {
+        matches!(self, Self::Length | Self::Cancelled | Self::Deadline)
+    }
+
     /// The name used in the archive, in JSON and in tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -25,6 +32,7 @@ impl StopReason {
             Self::StopString => "stop_string",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
         }
     }
 }

@@ -13,10 +13,12 @@ use candle_core::Result as TensorResult;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::Continuation;
 use super::GenerateError;
 use super::Generation;
 use super::Generator;
 use super::Request;
+use super::TokenScore;
 use crate::model::Model;
 use crate::model::kv::KvCache;
 use crate::model::lora::Adapter;
@@ -139,6 +141,7 @@ impl Engine {
             let generation = Generation {
                 tokens: vec![token],
                 logprobs: vec![logprob],
+                scores: Vec::new(),
                 text: String::new(),
                 stop: StopReason::Length,
             };
@@ -274,6 +277,10 @@ impl Generator for Engine {
             }
         }
         Ok(results.into_iter().map(|samples| samples.into_iter().flatten().collect()).collect())
+    }
+
+    fn score(&self, _: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        Err(GenerateError::Unsupported("not yet".into()))
     }
 
     fn model_version(&self) -> &str {

@@ -8,8 +8,12 @@ pub mod sampler;
 pub mod scripted;
 
 pub use engine::Engine;
+pub use sampler::LogitMask;
 pub use sampler::Sampling;
 pub use scripted::Scripted;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::rollout::StopReason;
 
@@ -22,12 +26,54 @@ pub struct Request {
     pub samples: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Tokens that may be chosen; all where there is none.
+    pub mask: Option<Arc<LogitMask>>,
     /// Longest continuation, in tokens.
     pub max_tokens: usize,
     /// Generation ends when the continuation's text contains one of these.
     pub stop: Vec<String>,
+    /// Generation ends with one of these tokens, beside the model's own end of text.
+    pub stop_tokens: Vec<u32>,
     /// Seed of the first sample; the others derive theirs from it and their index.
     pub seed: u64,
+    /// How long it may take, waiting included; what is written by then is the result.
+    pub deadline: Option<Duration>,
+}
+
+impl Request {
+    /// The most likely continuation of `prompt`, up to `max_tokens` tokens.
+    pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
+        Self {
+            prompt,
+            samples: 1,
+            sampling: Sampling::GREEDY,
+            mask: None,
+            max_tokens,
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            seed: 0,
+            deadline: None,
+        }
+    }
+}
+
+/// What the policy, untempered, thinks of a token and of the position it stands at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore {
+    /// Log-probability of the token in nats: its logit − `log_normaliser`.
+    pub logprob: f32,
+    /// ln Σ e^logit over the vocabulary.
+    pub log_normaliser: f32,
+    /// Mean logit over the vocabulary.
+    pub mean_logit: f32,
+}
+
+impl TokenScore {
+    /// Self-certainty of the position (Kang et al. 2025, eq. 4): the divergence of the uniform
+    /// distribution over `vocabulary` tokens from the policy's, in nats, at least 0.
+    pub fn self_certainty(&self, vocabulary: usize) -> f32 {
+        self.log_normaliser - self.mean_logit - (vocabulary as f32).ln()
+    }
 }
 
 /// One continuation.
@@ -37,10 +83,22 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Log-probability in nats of each token under the distribution it was sampled from.
     pub logprobs: Vec<f32>,
+    /// The same under the untempered distribution, with that distribution's normaliser; empty
+    /// where the engine cannot tell.
+    pub scores: Vec<TokenScore>,
     /// The text up to, and without, the stop string or end-of-text token.
     pub text: String,
     /// Why it ended.
     pub stop: StopReason,
+}
+
+/// A given text to be scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continuation {
+    /// Tokens before it; at least one.
+    pub prompt: Vec<u32>,
+    /// The tokens to be scored.
+    pub tokens: Vec<u32>,
 }
 
 /// Why nothing was generated.
@@ -65,18 +123,27 @@ pub enum GenerateError {
     /// The tensor library failed.
     #[error("generation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// What was asked for is beyond this engine.
+    #[error("{0}")]
+    Unsupported(String),
     /// The user asked to stop.
     #[error("stopped on request")]
     Interrupted,
 }
 
 /// Something that continues prompts.
-pub trait Generator {
+pub trait Generator: Sync {
     /// Continues every request `samples` times; the result has the requests' order.
     ///
     /// # Errors
     /// When a request cannot be served at all. A bad continuation is not an error.
     fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generation>>, GenerateError>;
+
+    /// Scores given continuations, as teacher forcing does: for each, its tokens' scores in order.
+    ///
+    /// # Errors
+    /// When one is too long, or the engine cannot score.
+    fn score(&self, given: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError>;
 
     /// Which policy writes: the name of the live adapter, or `base`.
     fn model_version(&self) -> &str;

@@ -15,6 +15,30 @@ pub struct Sampling {
     pub top_p: f32,
 }
 
+/// The tokens that may be chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogitMask {
+    allowed: Vec<bool>,
+}
+
+impl LogitMask {
+    /// Allows `tokens` of a vocabulary of the given size.
+    pub fn allow(vocabulary: usize, tokens: &[u32]) -> Self {
+        let mut allowed = vec![false; vocabulary];
+        for token in tokens {
+            if let Some(place) = allowed.get_mut(*token as usize) {
+                *place = true;
+            }
+        }
+        Self { allowed }
+    }
+
+    /// Whether `token` may be chosen.
+    pub fn allows(&self, token: u32) -> bool {
+        self.allowed.get(token as usize).copied().unwrap_or(false)
+    }
+}
+
 impl Sampling {
     /// The most likely token at every position.
     pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0 };

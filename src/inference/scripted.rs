@@ -4,10 +4,12 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
+use super::Continuation;
 use super::GenerateError;
 use super::Generation;
 use super::Generator;
 use super::Request;
+use super::TokenScore;
 use crate::rollout::StopReason;
 
 /// Answers each sample of each request with the next text of its script; for tests of logic.
@@ -45,6 +47,7 @@ impl Generator for Scripted {
                 let tokens: Vec<u32> = text.chars().map(u32::from).collect();
                 samples.push(Generation {
                     logprobs: vec![-1.0; tokens.len()],
+                    scores: Vec::new(),
                     tokens,
                     text: text.clone(),
                     stop: StopReason::StopString,
@@ -53,6 +56,10 @@ impl Generator for Scripted {
             all.push(samples);
         }
         Ok(all)
+    }
+
+    fn score(&self, _: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        Err(GenerateError::Unsupported("a script cannot score".into()))
     }
 
     fn model_version(&self) -> &str {

@@ -13,6 +13,7 @@ pub mod kv;
 pub mod lora;
 pub mod ops;
 pub mod packed;
+pub mod runner;
 mod special_ids;
 pub mod tokenizer;
 mod weights;

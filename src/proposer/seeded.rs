@@ -13,7 +13,6 @@ use crate::inference::Sampling;
 use crate::model::tokenizer::Tokenizer;
 use crate::protocol::Prompts;
 use crate::rng;
-use crate::rollout::StopReason;
 use crate::task::Draft;
 use crate::task::Origin;
 use crate::task::Passage;
@@ -51,12 +50,10 @@ impl Proposer for AnswerSeeded<'_> {
                 self.prompts.render(self.prompt, self.tokenizer, &evidence, "", &seed.answer)?;
             let id = draft_id(Origin::Model, self.night, seed);
             requests.push(Request {
-                prompt: prompt.tokens(),
-                samples: 1,
                 sampling: self.sampling,
-                max_tokens: self.max_tokens,
                 stop: vec!["\n".into()],
                 seed: rng::derive(self.seed, &["draft", &id]),
+                ..Request::new(prompt.tokens(), self.max_tokens)
             });
         }
         let generations = self.generator.generate(&requests)?;
@@ -80,5 +77,5 @@ impl Proposer for AnswerSeeded<'_> {
 fn question_of(generation: &Generation) -> Option<String> {
     let text = generation.text.trim();
     let end = text.find('?')?;
-    (generation.stop != StopReason::Length).then(|| text[..=end].to_string())
+    (!generation.stop.is_cut()).then(|| text[..=end].to_string())
 }

@@ -135,13 +135,12 @@ pub fn converse<E: From<GenerateError>>(
     };
     let mut asked = HashSet::new();
     for turn in 0..limits.turns {
+        let so_far = talk.steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
         let request = Request {
-            prompt: talk.steps.iter().flat_map(|step| step.tokens.iter().copied()).collect(),
-            samples: 1,
             sampling: limits.sampling,
-            max_tokens: limits.turn_tokens,
             stop: vec!["</search>".into(), "</answer>".into()],
             seed: crate::rng::derive(limits.seed, &["turn", &turn.to_string()]),
+            ..Request::new(so_far, limits.turn_tokens)
         };
         let generations = generator.generate(&[request])?;
         let Some(generation) = generations.into_iter().flatten().next() else { break };
@@ -152,7 +151,7 @@ pub fn converse<E: From<GenerateError>>(
             tokens: generation.tokens,
             logprobs: generation.logprobs,
         });
-        if generation.stop == StopReason::Length {
+        if generation.stop.is_cut() {
             return Ok(talk);
         }
         let reply = match parse(&text) {

@@ -7,7 +7,6 @@ use crate::inference::Generation;
 use crate::inference::Request;
 use crate::inference::Sampling;
 use crate::model::tokenizer::Tokenizer;
-use crate::rollout::StopReason;
 use crate::task::Passage;
 
 /// Turns questions into requests with one prompt.
@@ -45,12 +44,11 @@ impl Reader<'_> {
         seed: u64,
     ) -> Result<Request, PromptError> {
         Ok(Request {
-            prompt: self.prompt(passages, question)?.tokens(),
             samples,
             sampling,
-            max_tokens: self.max_tokens,
             stop: vec!["\n".into()],
             seed,
+            ..Request::new(self.prompt(passages, question)?.tokens(), self.max_tokens)
         })
     }
 
@@ -63,5 +61,5 @@ impl Reader<'_> {
 /// The answer in a generation: its line, trimmed; `None` when it is empty or was cut off.
 pub fn answer_of(generation: &Generation) -> Option<String> {
     let text = generation.text.trim();
-    (!text.is_empty() && generation.stop != StopReason::Length).then(|| text.to_string())
+    (!text.is_empty() && !generation.stop.is_cut()).then(|| text.to_string())
 }

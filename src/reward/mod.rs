@@ -3,7 +3,6 @@
 use crate::answer;
 use crate::rollout::Rollout;
 use crate::rollout::Score;
-use crate::rollout::StopReason;
 
 /// Judges a rollout against the task's answer: the reward is token F1 (as in ZeroSearch, Sun et
 /// al. 2025), 0 without an answer.
@@ -16,5 +15,5 @@ pub fn score(rollout: &Rollout, answer: &str) -> Score {
 /// Whether a rollout takes part in its group. One that was cut off is neither right nor wrong: it
 /// has no place in the baseline and no gradient.
 pub fn counts(rollout: &Rollout) -> bool {
-    rollout.stop != StopReason::Length && rollout.model_tokens() > 0
+    !rollout.stop.is_cut() && rollout.model_tokens() > 0
 }

@@ -11,7 +11,6 @@ use candle_transformers::models::llama as reference;
 use nightschool::inference::Engine;
 use nightschool::inference::Generator;
 use nightschool::inference::Request;
-use nightschool::inference::Sampling;
 use nightschool::model::packed::Packed;
 use nightschool::model::packed::Past;
 use serde::Deserialize;
@@ -131,14 +130,7 @@ fn greedy_continuations_equal_llama_cpp() {
     let requests: Vec<Request> = fixture
         .prompts
         .iter()
-        .map(|prompt| Request {
-            prompt: prompt.prompt_tokens.clone(),
-            samples: 1,
-            sampling: Sampling::GREEDY,
-            max_tokens: 40,
-            stop: Vec::new(),
-            seed: 0,
-        })
+        .map(|prompt| Request::new(prompt.prompt_tokens.clone(), 40))
         .collect();
     let generations = engine.generate(&requests).unwrap();
     for (prompt, generation) in fixture.prompts.iter().zip(generations) {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use nightschool::inference::Engine;
 use nightschool::inference::Generator;
 use nightschool::inference::Request;
-use nightschool::inference::Sampling;
 use nightschool::model::Model;
 use nightschool::model::config::Rope;
 use nightschool::model::config::RopeScaling;
@@ -114,14 +113,7 @@ fn greedy_continuations_of_gguf_files_equal_llama_cpp() {
     for (name, expected) in &values.continuations {
         let model = Arc::new(load(&fixture(name)));
         let engine = Engine::new(model, None, "base", Arc::default()).unwrap();
-        let request = |length: &usize| Request {
-            prompt: values.tokens[..*length].to_vec(),
-            samples: 1,
-            sampling: Sampling::GREEDY,
-            max_tokens: 40,
-            stop: Vec::new(),
-            seed: 0,
-        };
+        let request = |length: &usize| Request::new(values.tokens[..*length].to_vec(), 40);
         let requests: Vec<Request> = values.prompt_lengths.iter().map(request).collect();
         for (generation, expected) in engine.generate(&requests).unwrap().iter().zip(expected) {
             assert_eq!(&generation[0].tokens, expected, "{name}");
