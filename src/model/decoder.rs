@@ -318,7 +318,7 @@ impl Decoder {
     }
 
     /// RMS norm of every head of x (N, heads · head_dim), where there is a weight (head_dim).
-    fn norm_heads(&self, x: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+    pub(super) fn norm_heads(&self, x: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
         let Some(weight) = weight else { return Ok(x.clone()) };
         let heads = x.reshape(((), self.config.head_dim))?;
         self.ops.rms_norm(&heads, weight, self.config.norm_eps)?.reshape(x.shape())

@@ -115,11 +115,11 @@ pub struct HeadShape {
 }
 
 impl HeadShape {
-    fn group(self) -> usize {
+    pub(in crate::model) fn group(self) -> usize {
         self.heads / self.kv_heads
     }
 
-    fn query_width(self) -> usize {
+    pub(in crate::model) fn query_width(self) -> usize {
         self.heads * self.head_dim
     }
 
@@ -127,7 +127,7 @@ impl HeadShape {
         self.kv_heads * self.head_dim
     }
 
-    fn scale(self) -> f32 {
+    pub(in crate::model) fn scale(self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 }

@@ -5,12 +5,15 @@
 //! the engine. [`crate::model::decoder::Decoder`] is the reference: tests hold every runner to its
 //! logits.
 
+pub mod portable;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use candle_core::Result;
 
+pub use self::portable::PortableRunner;
 use super::lora::Adapter;
 
 /// Positions of a page.
