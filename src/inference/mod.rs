@@ -3,6 +3,7 @@
 //! Everything that asks the model to write goes through [`Generator`]; the game never knows
 //! whether an engine in this process or a script of a test is behind it.
 
+pub mod concurrent;
 pub mod engine;
 pub mod sampler;
 pub mod scripted;

@@ -281,6 +281,14 @@ impl Policy {
     }
 }
 
+/// What candle says, without the backtrace that it may carry.
+fn plain(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => plain(inner),
+        other => other.to_string(),
+    }
+}
+
 /// The answer to a request for nothing.
 fn nothing(work: &Work) -> Answer {
     match work {

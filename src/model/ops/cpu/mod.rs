@@ -19,7 +19,6 @@ use candle_core::Tensor;
 use parking_lot::RwLockReadGuard;
 use rayon::prelude::*;
 
-pub use self::attention::cached_attention;
 pub use self::matrix::matmul_unit;
 use super::HeadShape;
 use super::Linear;

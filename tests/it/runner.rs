@@ -1,0 +1,269 @@
+//! Runners against the decoder: the same logits for every model family, however a sequence is cut
+//! into steps, whoever shares the step, and with adapters.
+
+use std::collections::BTreeMap;
+
+use candle_core::DType;
+use candle_core::Device;
+use nightschool::model::Model;
+use nightschool::model::decoder::Decoder;
+use nightschool::model::lora::Adapter;
+use nightschool::model::lora::LoraShape;
+use nightschool::model::lora::TargetSet;
+use nightschool::model::runner::AdapterSlot;
+use nightschool::model::runner::PAGE;
+use nightschool::model::runner::PortableRunner;
+use nightschool::model::runner::RunBatch;
+use nightschool::model::runner::Runner;
+use nightschool::model::runner::Wanted;
+use nightschool::rng;
+use rand::Rng as _;
+
+use crate::families;
+use crate::support;
+use crate::torch;
+
+/// A runner for a decoder with so many pages.
+type Make = fn(&Decoder, usize) -> Box<dyn Runner>;
+
+fn portable(decoder: &Decoder, pages: usize) -> Box<dyn Runner> {
+    let decoder = decoder.to(&Device::Cpu, DType::F32).unwrap();
+    Box::new(PortableRunner::new(decoder, pages).unwrap())
+}
+
+/// All runners there are.
+const RUNNERS: [(&str, Make); 1] = [("portable", portable)];
+
+/// The largest difference relative to the largest value: 1e-5 was seen with f32 products, 1e-4 with
+/// those of the tile unit.
+const TOLERANCE: f32 = 1e-3;
+
+/// An adapter that changes something.
+pub(crate) fn adapter(decoder: &Decoder, seed: u64) -> Adapter {
+    let shape = LoraShape { rank: 3, alpha: 6.0, dropout: 0.0, targets: TargetSet::ALL };
+    let mut draws = rng::stream(seed, &["adapter"]);
+    let adapter = Adapter::fresh(decoder.config(), shape, &mut draws).unwrap();
+    for variable in adapter.variables().values() {
+        let n = variable.as_tensor().elem_count();
+        let values: Vec<f32> = (0..n).map(|_| draws.random_range(-0.1..0.1)).collect();
+        let dims = variable.as_tensor().dims();
+        variable.set(&candle_core::Tensor::from_vec(values, dims, &Device::Cpu).unwrap()).unwrap();
+    }
+    adapter
+}
+
+/// A sequence that is read in parts, with all its logits.
+struct Reading<'a> {
+    tokens: &'a [u32],
+    pages: Vec<u32>,
+    adapter: Option<AdapterSlot>,
+    filled: usize,
+    logits: Vec<Vec<f32>>,
+}
+
+/// Reads parts of several sequences in one step.
+fn step(runner: &mut dyn Runner, parts: &mut [(&mut Reading<'_>, usize)]) {
+    let mut batch = RunBatch::default();
+    for (reading, length) in parts.iter() {
+        let range = reading.filled..reading.filled + length;
+        let tokens = &reading.tokens[range];
+        batch.push(tokens, reading.filled, &reading.pages, reading.adapter, Wanted::All);
+    }
+    let rows = batch.tokens.len();
+    let logits = runner.run(&batch).unwrap();
+    let vocabulary = logits.len() / rows;
+    let mut rows = logits.chunks_exact(vocabulary);
+    for (reading, length) in parts {
+        reading.logits.extend(rows.by_ref().take(*length).map(<[f32]>::to_vec));
+        reading.filled += *length;
+    }
+}
+
+fn reading<'a>(tokens: &'a [u32], pages: &[u32], adapter: Option<AdapterSlot>) -> Reading<'a> {
+    Reading { tokens, pages: pages.to_vec(), adapter, filled: 0, logits: Vec::new() }
+}
+
+fn assert_close(what: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) {
+    let worst = torch::distance(found, expected);
+    assert!(worst < TOLERANCE, "{what}: off by {worst} of the largest");
+}
+
+/// Pages out of order, so that a place is not a position.
+fn scattered(first: u32, pages: usize) -> Vec<u32> {
+    let mut all: Vec<u32> = (first..first + pages as u32).collect();
+    all.reverse();
+    all.swap(0, pages / 2);
+    all
+}
+
+#[test]
+fn chunks_and_single_steps_give_the_decoders_logits_for_every_family() {
+    let values = families::values();
+    for name in values.models.keys() {
+        let model = torch::load(&families::fixture(name));
+        let expected = torch::logits(&model, None, &values.tokens);
+        for (kind, make) in RUNNERS {
+            let pages = values.tokens.len().div_ceil(PAGE);
+            let mut runner = make(&model.decoder, pages + 1);
+            let mut whole = reading(&values.tokens, &scattered(1, pages), None);
+            for length in [1, 40, 1, 1, 90, 31] {
+                step(&mut *runner, &mut [(&mut whole, length)]);
+            }
+            while whole.filled < values.tokens.len() {
+                step(&mut *runner, &mut [(&mut whole, 1)]);
+            }
+            assert_close(&format!("{name}, {kind}"), &whole.logits, &expected);
+        }
+    }
+}
+
+fn sequences(model: &Model, n: u32) -> Vec<Vec<u32>> {
+    let vocabulary = model.decoder.config().vocabulary as u32;
+    let sequence = |i: u32| (0..40 + 13 * i).map(move |j| (j * (7 + 2 * i) + 5 * i) % vocabulary);
+    (0..n).map(|i| sequence(i).collect()).collect()
+}
+
+#[test]
+fn rows_of_base_and_adapters_in_one_step_equal_each_alone() {
+    for name in ["llama3", "qwen2", "qwen3-untied"] {
+        let model = torch::load(&families::fixture(name));
+        let (a, b) = (adapter(&model.decoder, 1), adapter(&model.decoder, 2));
+        let sequences = sequences(&model, 6);
+        for (kind, make) in RUNNERS {
+            let mut runner = make(&model.decoder, 64);
+            let (slot_a, slot_b) =
+                (runner.add_adapter(&a).unwrap(), runner.add_adapter(&b).unwrap());
+            let of = [None, Some(slot_a), Some(slot_b), None, Some(slot_a), Some(slot_b)];
+            let mut readings: Vec<Reading<'_>> = Vec::new();
+            for (i, (tokens, slot)) in sequences.iter().zip(of).enumerate() {
+                readings.push(reading(tokens, &scattered(i as u32 * 8, 8), slot));
+            }
+            // Short and long parts, and single tokens, side by side; each sequence at its own pace.
+            let mut draws = rng::stream(3, &["parts"]);
+            while readings.iter().any(|r| r.filled < r.tokens.len()) {
+                let mut parts: Vec<(&mut Reading<'_>, usize)> = Vec::new();
+                for reading in &mut readings {
+                    let left = reading.tokens.len() - reading.filled;
+                    let length = [1, 1, 3, 17, 45][draws.random_range(0..5)].min(left);
+                    if length > 0 && draws.random_range(0..4) > 0 {
+                        parts.push((reading, length));
+                    }
+                }
+                if !parts.is_empty() {
+                    step(&mut *runner, &mut parts);
+                }
+            }
+            for (i, reading) in readings.iter().enumerate() {
+                let adapter = [None, Some(&a), Some(&b)][i % 3];
+                let expected = torch::logits(&model, adapter, reading.tokens);
+                assert_close(&format!("{name}, {kind}, {i}"), &reading.logits, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fork_with_a_copied_page_goes_its_own_way() {
+    let model = torch::load(&families::fixture("qwen3"));
+    let prompt: Vec<u32> = (0..70).map(|i| i * 11 % 90).collect();
+    let tails: [Vec<u32>; 3] = [vec![1, 2, 3, 4, 5], vec![9; 40], vec![17]];
+    let sequences = tails.map(|tail| [prompt.clone(), tail].concat());
+    for (kind, make) in RUNNERS {
+        let mut runner = make(&model.decoder, 20);
+        let mut leader = reading(&sequences[0], &[4, 9, 2], None);
+        step(&mut *runner, &mut [(&mut leader, prompt.len())]);
+        // Two full pages are shared; six positions of the third are copied.
+        let mut followers = [
+            reading(&sequences[1], &[4, 9, 11, 12], None),
+            reading(&sequences[2], &[4, 9, 7], None),
+        ];
+        runner.copy_page(2, 11, prompt.len() % PAGE).unwrap();
+        runner.copy_page(2, 7, prompt.len() % PAGE).unwrap();
+        let [one, two] = &mut followers;
+        one.filled = prompt.len();
+        two.filled = prompt.len();
+        step(&mut *runner, &mut [(&mut leader, 5), (one, 40), (two, 1)]);
+        for (index, (found, tokens)) in [&leader, one, two].iter().zip(&sequences).enumerate() {
+            let expected = torch::logits(&model, None, tokens);
+            let skipped = if index == 0 { 0 } else { prompt.len() };
+            assert_close(kind, &found.logits, &expected[skipped..]);
+        }
+    }
+}
+
+#[test]
+fn only_the_logits_that_are_wanted_come_back() {
+    let decoder = support::tiny_decoder();
+    for (kind, make) in RUNNERS {
+        let mut runner = make(&decoder, 4);
+        let mut batch = RunBatch::default();
+        batch.push(&[1, 2, 3], 0, &[0], None, Wanted::Nothing);
+        assert!(runner.run(&batch).unwrap().is_empty(), "{kind}");
+        batch = RunBatch::default();
+        batch.push(&[4, 5], 3, &[0], None, Wanted::Last);
+        batch.push(&[6, 7, 8], 0, &[1], None, Wanted::All);
+        assert_eq!(runner.run(&batch).unwrap().len(), 4 * 96, "{kind}");
+    }
+}
+
+#[test]
+fn what_does_not_exist_costs_the_step_and_not_the_runner() {
+    let decoder = support::tiny_decoder();
+    let unknown = Some(AdapterSlot(77));
+    let wrong: [(&str, &[u32], usize, &[u32], Option<AdapterSlot>); 6] = [
+        ("a token", &[96], 0, &[0], None),
+        ("a page", &[1], 0, &[4], None),
+        ("room", &[1, 2], 31, &[0], None),
+        ("a position", &[1], 256, &[0, 1, 2, 3, 0, 1, 2, 3, 0], None),
+        ("an adapter", &[1], 0, &[0], unknown),
+        ("tokens", &[], 0, &[0], None),
+    ];
+    for (kind, make) in RUNNERS {
+        let mut runner = make(&decoder, 4);
+        assert_eq!(runner.pages(), 4);
+        for (what, tokens, past, pages, slot) in wrong {
+            let mut batch = RunBatch::default();
+            batch.push(tokens, past, pages, slot, Wanted::Last);
+            assert!(runner.run(&batch).is_err(), "{kind}: without {what}");
+        }
+        assert!(runner.copy_page(0, 4, 1).is_err() && runner.copy_page(0, 1, 33).is_err());
+        let slot = runner.add_adapter(&adapter(&decoder, 1)).unwrap();
+        let mut batch = RunBatch::default();
+        batch.push(&[1], 0, &[0], Some(slot), Wanted::Last);
+        assert!(runner.run(&batch).is_ok(), "{kind}");
+        runner.remove_adapter(slot);
+        assert!(runner.run(&batch).is_err(), "{kind}: it was removed");
+    }
+}
+
+#[test]
+fn times_are_told_by_kind() {
+    let decoder = support::tiny_decoder();
+    for (kind, make) in RUNNERS {
+        let mut runner = make(&decoder, 4);
+        let mut batch = RunBatch::default();
+        batch.push(&[1, 2, 3], 0, &[0], None, Wanted::Last);
+        runner.run(&batch).unwrap();
+        let times: BTreeMap<_, _> = runner.take_times();
+        let kinds: Vec<_> = times.keys().copied().collect();
+        assert_eq!(kinds, ["attention", "head", "linear", "other"], "{kind}");
+        assert!(runner.take_times().is_empty(), "{kind}");
+    }
+}
+
+#[test]
+fn weights_of_sixteen_bits_stay_near_those_of_thirty_two() {
+    let model = torch::load(&families::fixture("qwen3"));
+    let tokens: Vec<u32> = (0..50).map(|i| i * 11 % 90).collect();
+    let expected = torch::logits(&model, None, &tokens);
+    for dtype in [DType::BF16, DType::F16] {
+        let decoder = model.decoder.to(&Device::Cpu, dtype).unwrap();
+        let mut runner = PortableRunner::new(decoder, 2).unwrap();
+        let mut whole = reading(&tokens, &[1, 0], None);
+        for length in [30, 1, 19] {
+            step(&mut runner, &mut [(&mut whole, length)]);
+        }
+        let worst = torch::distance(&whole.logits, &expected);
+        assert!(worst < 0.05, "{dtype:?}: off by {worst} of the largest");
+    }
+}
