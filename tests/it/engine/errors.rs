@@ -168,7 +168,10 @@ fn an_interrupt_fails_everything_while_it_is_set() {
 
 #[test]
 fn a_step_that_fails_costs_the_requests_in_it_and_no_others() {
-    let ledger = Ledger::new(30).endless().with_hook(|step, _| match step {
+    let (submitted, all) = mpsc::channel();
+    let all = Mutex::new(all);
+    let ledger = Ledger::new(30).endless().with_hook(move |step, _| match step {
+        1 => all.lock().recv().map_err(candle_core::Error::wrap),
         4 => candle_core::bail!("out of luck"),
         _ => Ok(()),
     });
@@ -176,6 +179,7 @@ fn a_step_that_fails_costs_the_requests_in_it_and_no_others() {
     let policy = engine.policy("base", None).unwrap();
     let requests: Vec<Request> = (0..4).map(|i| sampled(tokens(i, 40), 1, 20, 1)).collect();
     let tickets: Vec<_> = requests.iter().map(|r| policy.submit(r.clone()).unwrap()).collect();
+    submitted.send(()).unwrap();
     let results: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait()).collect();
     let failed: Vec<bool> = results.iter().map(Result::is_err).collect();
     assert_eq!(failed, [true, true, false, false], "two ran, two waited");
