@@ -388,23 +388,43 @@ fn work_side_by_side_keeps_its_order_and_its_first_error() {
     assert_eq!(in_order(100, 7, failing).unwrap_err() % 10, 3);
 }
 
-/// Answers until the conversation has outgrown the model.
+/// A model with a short context that never searches nor answers.
+struct Musing;
+
+impl Generator for Musing {
+    fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generation>>, GenerateError> {
+        let (prompt, max_tokens) = (requests[0].prompt.len(), requests[0].max_tokens);
+        if prompt + max_tokens > 150 {
+            return Err(GenerateError::TooLong { prompt, max_tokens, limit: 150 });
+        }
+        let stop = StopReason::EndOfText;
+        Ok(vec![vec![Generation { tokens: vec![5; max_tokens], ..Generation::empty(stop) }]])
+    }
+
+    fn score(&self, _: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        Err(GenerateError::Unsupported("not asked for".into()))
+    }
+
+    fn model_version(&self) -> &str {
+        "musing"
+    }
+}
+
 #[test]
 fn a_conversation_that_outgrows_the_model_is_cut_off() {
-    let model = Arc::new(crate::torch::load(&crate::families::fixture("qwen3")));
-    let engine = support::engine(model.clone());
-    let policy = engine.policy("base", None).unwrap();
-    let sampling = Sampling::at(1.0);
-    let limits = blocks::Limits { turns: 9, turn_tokens: 60, sampling, seed: 1 };
-    // Each turn is malformed, and the reply to it long.
-    let prompt = model.tokenizer.encode(&"x".repeat(300));
-    let talk = blocks::converse(&policy, &model.tokenizer, prompt, &limits, |_| {
-        Ok::<_, GenerateError>(passages())
-    });
-    let talk = talk.unwrap();
-    let length: usize = talk.steps.iter().map(|step| step.tokens.len()).sum();
-    assert_eq!((talk.answer, talk.stop), (None, StopReason::Length));
-    assert!(length > 800, "{length} tokens");
+    let model = support::default_model();
+    let sampling = Sampling::GREEDY;
+    let limits = blocks::Limits { turns: 9, turn_tokens: 20, sampling, seed: 1 };
+    let talk = |prompt: usize| {
+        let search = |_: &str| Ok::<_, GenerateError>(passages());
+        blocks::converse(&Musing, &model.tokenizer, vec![7; prompt], &limits, search)
+    };
+    let cut = talk(30).unwrap();
+    assert_eq!((cut.answer, cut.stop), (None, StopReason::Length));
+    let turns = cut.steps.iter().filter(|step| step.owner == Owner::Model).count();
+    assert!((1..9).contains(&turns), "{turns} turns");
+    // A question that never fits is an error: nobody could answer it.
+    assert!(matches!(talk(140), Err(GenerateError::TooLong { .. })));
 }
 
 #[test]
