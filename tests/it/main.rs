@@ -26,6 +26,7 @@ mod night;
 mod objective;
 mod ops;
 mod retrieval;
+mod runner;
 mod selection;
 mod settings;
 mod support;

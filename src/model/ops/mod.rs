@@ -22,6 +22,7 @@ use rand::Rng as _;
 
 pub use self::cpu::Cpu;
 pub use self::cpu::cached_attention;
+pub(crate) use self::cpu::exp;
 pub use self::cpu::matmul_unit;
 pub use self::portable::Portable;
 pub use self::rope::RopeTable;
@@ -115,19 +116,19 @@ pub struct HeadShape {
 }
 
 impl HeadShape {
-    fn group(self) -> usize {
+    pub(in crate::model) fn group(self) -> usize {
         self.heads / self.kv_heads
     }
 
-    fn query_width(self) -> usize {
+    pub(in crate::model) fn query_width(self) -> usize {
         self.heads * self.head_dim
     }
 
-    fn kv_width(self) -> usize {
+    pub(in crate::model) fn kv_width(self) -> usize {
         self.kv_heads * self.head_dim
     }
 
-    fn scale(self) -> f32 {
+    pub(in crate::model) fn scale(self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 }

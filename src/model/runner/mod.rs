@@ -5,6 +5,8 @@
 //! the engine. [`crate::model::decoder::Decoder`] is the reference: tests hold every runner to its
 //! logits.
 
+pub mod cpu;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 
 /// e^x within 2 units in the last place for x in [−87, 88]; clamped outside.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, so that x − n ln 2 keeps its low bits (Cody & Waite).
     const LN2_HIGH: f32 = 0.693_359_4;

@@ -20,6 +20,7 @@ use parking_lot::RwLockReadGuard;
 use rayon::prelude::*;
 
 pub use self::attention::cached_attention;
+pub(crate) use self::exp::exp;
 pub use self::matrix::matmul_unit;
 use super::HeadShape;
 use super::Linear;
