@@ -87,7 +87,7 @@ fn logits_of_every_family_equal_the_decoders() {
         let model = load(&fixture(name));
         let decoder = Arc::new(model.decoder);
         let tokens = tokens(75, decoder.config().vocabulary, name);
-        let mut runner = CpuRunner::new(decoder.clone(), 1 << 22, 2).unwrap();
+        let mut runner = CpuRunner::<f32>::new(decoder.clone(), 1 << 22, 2).unwrap();
         let adapter = adapter(&decoder, 4, 1);
         let slot = runner.add_adapter(&adapter).unwrap();
         for (slot, adapter) in [(None, None), (Some(slot), Some(&adapter))] {
@@ -105,8 +105,9 @@ fn logits_of_every_family_equal_the_decoders() {
 #[test]
 fn a_rows_logits_do_not_depend_on_its_neighbours() {
     let model: Arc<Model> = support::default_model();
-    let decoder = Arc::new(model.decoder.to(&candle_core::Device::Cpu, model.decoder.dtype()).unwrap());
-    let mut runner = CpuRunner::new(decoder.clone(), 1 << 27, 2).unwrap();
+    let decoder =
+        Arc::new(model.decoder.to(&candle_core::Device::Cpu, model.decoder.dtype()).unwrap());
+    let mut runner = CpuRunner::<half::f16>::new(decoder.clone(), 1 << 27, 2).unwrap();
     let slot = runner.add_adapter(&adapter(&decoder, 16, 2)).unwrap();
     let vocabulary = decoder.config().vocabulary;
     let lengths = [70, 3, 33, 64, 1, 40, 100, 12];
@@ -137,15 +138,26 @@ fn a_rows_logits_do_not_depend_on_its_neighbours() {
 #[ignore = "scratch"]
 fn scratch_speed() {
     let model: Arc<Model> = support::default_model();
-    let decoder = Arc::new(model.decoder.to(&candle_core::Device::Cpu, model.decoder.dtype()).unwrap().with_stored(model.decoder.stored().clone()));
-    let mut runner = CpuRunner::new(decoder.clone(), 1 << 30, 2).unwrap();
+    let decoder = Arc::new(
+        model
+            .decoder
+            .to(&candle_core::Device::Cpu, model.decoder.dtype())
+            .unwrap()
+            .with_stored(model.decoder.stored().clone()),
+    );
+    let mut runner = CpuRunner::<half::f16>::new(decoder.clone(), 1 << 30, 2).unwrap();
     println!("{:?}", runner.description());
     let with = std::env::var("LORA").is_ok();
     let slot = runner.add_adapter(&adapter(&decoder, 16, 2)).unwrap();
     let slot = with.then_some(slot);
-    for batch in std::env::var("B").unwrap_or("1,8,32,64".into()).split(",").map(|b| b.parse::<usize>().unwrap()) {
+    for batch in std::env::var("B")
+        .unwrap_or("1,8,32,64".into())
+        .split(",")
+        .map(|b| b.parse::<usize>().unwrap())
+    {
         let per = 12;
-        let rows: Vec<Vec<u32>> = (0..batch).map(|i| ((i * per) as u32..((i + 1) * per) as u32).collect()).collect();
+        let rows: Vec<Vec<u32>> =
+            (0..batch).map(|i| ((i * per) as u32..((i + 1) * per) as u32).collect()).collect();
         let toks = tokens(256, 49152, "speed");
         runner.take_times();
         let start = std::time::Instant::now();
@@ -170,6 +182,10 @@ fn scratch_speed() {
         }
         let decode = start.elapsed().as_secs_f64();
         let times = runner.take_times();
-        println!("batch {batch}: decode {:.0} tok/s, {:.2} ms/step {times:?}", (batch * n) as f64 / decode, decode / n as f64 * 1e3);
+        println!(
+            "batch {batch}: decode {:.0} tok/s, {:.2} ms/step {times:?}",
+            (batch * n) as f64 / decode,
+            decode / n as f64 * 1e3
+        );
     }
 }

@@ -5,12 +5,16 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+/// Rounding to the nearest half-precision number.
+#[cfg(target_arch = "x86_64")]
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+
 /// A vector register.
 ///
 /// # Safety
 /// Functions must run on a processor with the instruction set, inlined into a function that
 /// enables it; pointers must be valid for N values.
-pub(super) trait Lanes: Copy {
+pub trait Lanes: Copy {
     /// How many values it holds.
     const N: usize;
 
@@ -22,6 +26,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// N half-precision values.
     unsafe fn load_half(from: *const u16) -> Self;
+    /// The same, rounded to the nearest.
+    unsafe fn store_half(self, to: *mut u16);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -63,6 +69,12 @@ impl Lanes for __m512 {
         // SAFETY: the caller's.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
     }
+
+    #[inline(always)]
+    unsafe fn store_half(self, to: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<NEAREST>(self)) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -103,6 +115,12 @@ impl Lanes for __m256 {
     unsafe fn load_half(from: *const u16) -> Self {
         // SAFETY: the caller's.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_half(self, to: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<NEAREST>(self)) }
     }
 }
 
@@ -146,6 +164,13 @@ impl Lanes for Plain {
         let bits = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
         Self(bits.map(|bits| half::f16::from_bits(bits).to_f32()))
     }
+
+    #[inline(always)]
+    unsafe fn store_half(self, to: *mut u16) {
+        let bits = self.0.map(|value| half::f16::from_f32(value).to_bits());
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[u16; 8]>().write_unaligned(bits) }
+    }
 }
 
 /// Instruction sets, from the oldest on.
@@ -166,7 +191,8 @@ impl VectorSet {
     pub(super) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            let avx512 =
+                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             let fma = is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             if avx512 && fma {
                 return Self::Avx512;
@@ -190,36 +216,37 @@ impl VectorSet {
     }
 }
 
-/// Declares `fn NAME(set: VectorSet, args)` that calls `KERNEL::<V>(args)` compiled for the set.
+/// Declares `fn NAME(set: VectorSet, args)` that calls `KERNEL::<V>(args)` compiled for the set;
+/// with a type parameter behind its name, `KERNEL::<V, E>(args)`.
 ///
 /// The kernel is an `#[inline(always)] unsafe fn` generic over [`Lanes`]; whoever calls must keep
 /// its contract, and may only name a set that [`VectorSet::detect`] found.
 macro_rules! dispatch {
-    ($(#[$doc:meta])* $visibility:vis unsafe fn $name:ident = $kernel:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
+    ($(#[$doc:meta])* $visibility:vis unsafe fn $name:ident $(<$element:ident: $bound:path>)? = $kernel:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
         $(#[$doc])*
-        $visibility unsafe fn $name(set: $crate::model::runner::cpu::lanes::VectorSet, $($arg: $type),*) $(-> $result)? {
+        $visibility unsafe fn $name $(<$element: $bound>)? (set: $crate::model::runner::cpu::lanes::VectorSet, $($arg: $type),*) $(-> $result)? {
             use $crate::model::runner::cpu::lanes::Plain;
             use $crate::model::runner::cpu::lanes::VectorSet;
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx2,fma,f16c")]
-            unsafe fn avx512($($arg: $type),*) $(-> $result)? {
+            unsafe fn avx512 $(<$element: $bound>)? ($($arg: $type),*) $(-> $result)? {
                 // SAFETY: the caller's.
-                unsafe { $kernel::<std::arch::x86_64::__m512>($($arg),*) }
+                unsafe { $kernel::<std::arch::x86_64::__m512 $(, $element)?>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn avx2($($arg: $type),*) $(-> $result)? {
+            unsafe fn avx2 $(<$element: $bound>)? ($($arg: $type),*) $(-> $result)? {
                 // SAFETY: the caller's.
-                unsafe { $kernel::<std::arch::x86_64::__m256>($($arg),*) }
+                unsafe { $kernel::<std::arch::x86_64::__m256 $(, $element)?>($($arg),*) }
             }
             // SAFETY: the caller's; the set was found on this processor.
             unsafe {
                 match set {
-                    VectorSet::Plain => $kernel::<Plain>($($arg),*),
+                    VectorSet::Plain => $kernel::<Plain $(, $element)?>($($arg),*),
                     #[cfg(target_arch = "x86_64")]
-                    VectorSet::Avx2 => avx2($($arg),*),
+                    VectorSet::Avx2 => avx2 $(::<$element>)? ($($arg),*),
                     #[cfg(target_arch = "x86_64")]
-                    VectorSet::Avx512 => avx512($($arg),*),
+                    VectorSet::Avx512 => avx512 $(::<$element>)? ($($arg),*),
                 }
             }
         }

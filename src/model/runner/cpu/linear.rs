@@ -50,6 +50,8 @@ const STEP_LINES: usize = 2 * PANEL;
 /// Steps that are unpacked and multiplied at once: 24 KB of weights, and as much of each block,
 /// fit the first-level cache.
 const DEPTH: usize = 6;
+/// The same for a single block: the next steps are unpacked while these are multiplied.
+const SHALLOW: usize = 2;
 
 /// Rows laid out to be multiplied: by block, step and row for tiles, else row by row.
 #[derive(Debug, Default)]
@@ -182,8 +184,9 @@ impl Scratch {
         panel: usize,
     ) {
         let steps = weight.steps();
-        for first in (0..steps).step_by(DEPTH) {
-            let count = DEPTH.min(steps - first);
+        let depth = if blocks.len() == 1 { SHALLOW } else { DEPTH };
+        for first in (0..steps).step_by(depth) {
+            let count = depth.min(steps - first);
             let lines = weight.slice(panel, first, count);
             // SAFETY: nobody writes to the operand.
             match left.unit {

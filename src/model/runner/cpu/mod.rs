@@ -6,8 +6,10 @@
 
 mod adapters;
 mod attention;
+mod kernels;
 mod lanes;
 mod linear;
+mod memory;
 mod pages;
 mod pointwise;
 mod shared;
@@ -24,6 +26,7 @@ use std::time::Duration;
 use candle_core::Result;
 
 use self::adapters::LoraWeights;
+pub use self::kernels::Element;
 use self::lanes::VectorSet;
 use self::linear::Unit;
 use self::pages::Layout;
@@ -52,8 +55,8 @@ struct Layer {
     biases: [Option<Vec<f32>>; Target::COUNT],
 }
 
-/// A model on the CPU.
-pub struct CpuRunner {
+/// A model on the CPU, whose keys and values are kept as `E`: `f32`, or `f16` in half the memory.
+pub struct CpuRunner<E> {
     decoder: Arc<Decoder>,
     layers: Vec<Layer>,
     final_norm: Vec<f32>,
@@ -62,7 +65,7 @@ pub struct CpuRunner {
     unit: Unit,
     set: VectorSet,
     team: Team,
-    pages: Pages,
+    pages: Pages<E>,
     adapters: BTreeMap<AdapterSlot, LoraWeights>,
     next_adapter: u32,
     buffers: Buffers,
@@ -78,11 +81,13 @@ pub struct CpuDescription {
     pub weights: BTreeMap<&'static str, usize>,
     /// Threads of a step.
     pub threads: usize,
-    /// Bytes of a page of keys and values.
+    /// Type of keys and values.
+    pub kv: &'static str,
+    /// Bytes of a page of them.
     pub page_bytes: usize,
 }
 
-impl CpuRunner {
+impl<E: Element> CpuRunner<E> {
     /// A runner for `decoder`'s weights, which are on the CPU in f32, with as many bytes of keys
     /// and values as given.
     ///
@@ -107,7 +112,7 @@ impl CpuRunner {
             unit,
             set,
             team: Team::new(threads)?,
-            pages: Pages::new(layout, kv_bytes / layout.page_bytes()),
+            pages: Pages::new(layout, kv_bytes / layout.page_bytes::<E>()),
             adapters: BTreeMap::new(),
             next_adapter: 0,
             buffers: Buffers::default(),
@@ -130,7 +135,7 @@ impl CpuRunner {
         };
         let layout = Layout::new(self.layers.len(), self.decoder.head_shape());
         let threads = self.team.threads();
-        CpuDescription { unit, weights, threads, page_bytes: layout.page_bytes() }
+        CpuDescription { unit, weights, threads, kv: E::NAME, page_bytes: layout.page_bytes::<E>() }
     }
 }
 
@@ -161,7 +166,7 @@ fn pack(weight: &candle_core::Tensor, stored: Option<&StoredMatrix>) -> Result<P
     Ok(Packed::of_floats(&values, out, inner, smallest_form(&values)))
 }
 
-impl Runner for CpuRunner {
+impl<E: Element> Runner for CpuRunner<E> {
     fn pages(&self) -> usize {
         self.pages.count()
     }

@@ -1,5 +1,10 @@
-//! Memory of keys and values, in pages of half-precision numbers.
+//! Memory of keys and values, in pages.
 
+use super::kernels::Element;
+use super::kernels::write;
+use super::lanes::VectorSet;
+use super::memory::use_huge_pages;
+use super::memory::zeroed;
 use super::shared::Shared;
 use crate::model::ops::HeadShape;
 use crate::model::runner::PAGE;
@@ -7,16 +12,13 @@ use crate::model::runner::PAGE;
 /// All pages. A page holds, for each layer and kv head, its keys (dimension, position), then its
 /// values (position, dimension), dimensions padded to [`LANES`].
 #[derive(Debug)]
-pub(super) struct Pages {
-    memory: Vec<u16>,
+pub(super) struct Pages<E> {
+    memory: Vec<E>,
     layout: Layout,
 }
 
 /// Values are read in vectors of up to as many.
-const LANES: usize = 16;
-
-/// The largest half-precision number.
-const MAX: f32 = 65_504.0;
+pub(super) const LANES: usize = 16;
 
 /// Where things lie in a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +46,8 @@ impl Layout {
     }
 
     /// Bytes of a page.
-    pub(super) fn page_bytes(self) -> usize {
-        self.page() * size_of::<u16>()
+    pub(super) fn page_bytes<E: Element>(self) -> usize {
+        self.page() * size_of::<E>()
     }
 
     fn keys(self, page: u32, layer: usize, head: usize) -> usize {
@@ -53,17 +55,19 @@ impl Layout {
     }
 }
 
-impl Pages {
+impl<E: Element> Pages<E> {
     /// The memory is taken from the system when it is first written to.
     pub(super) fn new(layout: Layout, count: usize) -> Self {
-        Self { memory: vec![0; count * layout.page()], layout }
+        let memory = zeroed(count * layout.page());
+        use_huge_pages(&memory);
+        Self { memory, layout }
     }
 
     pub(super) fn count(&self) -> usize {
         self.memory.len() / self.layout.page()
     }
 
-    pub(super) fn shared(&mut self) -> SharedPages<'_> {
+    pub(super) fn shared(&mut self) -> SharedPages<'_, E> {
         SharedPages { memory: Shared::new(&mut self.memory), layout: self.layout }
     }
 
@@ -85,45 +89,56 @@ impl Pages {
 
 /// The pages as the threads of a step see them.
 #[derive(Clone, Copy)]
-pub(super) struct SharedPages<'a> {
-    memory: Shared<'a, u16>,
+pub(super) struct SharedPages<'a, E> {
+    memory: Shared<'a, E>,
     pub(super) layout: Layout,
 }
 
-impl SharedPages<'_> {
+impl<E: Element> SharedPages<'_, E> {
     /// Keys and values of one head of one page.
     ///
     /// # Safety
     /// Nobody writes to them.
-    pub(super) unsafe fn read(&self, page: u32, layer: usize, head: usize) -> (&[u16], &[u16]) {
+    pub(super) unsafe fn read(&self, page: u32, layer: usize, head: usize) -> (&[E], &[E]) {
         let (start, side) = (self.layout.keys(page, layer, head), self.layout.side());
         // SAFETY: the caller's.
         unsafe { self.memory.read(start..start + 2 * side) }.split_at(side)
     }
 
-    /// Writes a key and a value (head_dim each), which are rounded to half precision.
+    /// Has the processor fetch what [`SharedPages::read`] will return. Pages lie far apart: it would
+    /// not guess which comes next.
+    pub(super) fn prefetch(&self, page: u32, layer: usize, head: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::_MM_HINT_T0;
+            use std::arch::x86_64::_mm_prefetch;
+            let (start, len) = (self.layout.keys(page, layer, head), 2 * self.layout.side());
+            let first = self.memory.at(start, len);
+            for at in (0..len).step_by(64 / size_of::<E>()) {
+                // SAFETY: a hint; the address is valid anyway.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(at).cast_const().cast()) };
+            }
+        }
+    }
+
+    /// Writes a key and a value, rounded if need be; each is padded to the width.
     ///
     /// # Safety
-    /// Nobody else uses this position.
+    /// The set is this processor's; nobody else uses this position.
     pub(super) unsafe fn write(
         &self,
+        set: VectorSet,
         (page, position): (u32, usize),
         layer: usize,
         head: usize,
-        key: &[f32],
-        value: &[f32],
+        [key, value]: [&[f32]; 2],
     ) {
-        let (start, side) = (self.layout.keys(page, layer, head), self.layout.side());
-        let keys = self.memory.at(start, side);
-        let values = self.memory.at(start + side, side);
-        // Finite, so that a weight of zero silences whatever an earlier owner left behind.
-        let bits = |x: f32| half::f16::from_f32(x.clamp(-MAX, MAX)).to_bits();
-        for (dimension, (key, value)) in key.iter().zip(value).enumerate() {
-            // SAFETY: positions below the page's, dimensions below the head's; the caller's.
-            unsafe {
-                *keys.add(dimension * PAGE + position) = bits(*key);
-                *values.add(position * self.layout.width + dimension) = bits(*value);
-            }
-        }
+        let (width, side) = (self.layout.width, self.layout.side());
+        assert!(key.len() == width && value.len() == width, "keys and values of a head's width");
+        let start = self.layout.keys(page, layer, head);
+        let keys = self.memory.at(start, side).wrapping_add(position);
+        let values = self.memory.at(start + side, side).wrapping_add(position * width);
+        // SAFETY: positions below the page's; the caller's.
+        unsafe { write(set, key, keys, value, values) };
     }
 }

@@ -9,8 +9,9 @@ use candle_core::Result;
 use super::CpuRunner;
 use super::adapters::LoraWeights;
 use super::attention;
-use super::attention::State;
 use super::attention::Work;
+use super::kernels::Element;
+use super::kernels::State;
 use super::linear;
 use super::linear::Block;
 use super::linear::LowRank;
@@ -118,7 +119,8 @@ impl<'a> Plan<'a> {
             batch.wanted().into_iter().map(|token| row_of_token[token]).collect();
         let wanted_blocks = blocks(0..wanted.len(), None).collect();
         // Long ones first: what is short then fills the gaps.
-        attending.sort_by_key(|work| std::cmp::Reverse((work.position + work.tokens) * work.tokens));
+        attending
+            .sort_by_key(|work| std::cmp::Reverse((work.position + work.tokens) * work.tokens));
         Self { batch, rows, blocks: all_blocks, adapters, attending, wanted, wanted_blocks }
     }
 }
@@ -138,7 +140,7 @@ fn attending_of(
 }
 
 /// What the threads of a step see.
-struct Step<'a> {
+struct Step<'a, E> {
     runner: Weights<'a>,
     plan: Plan<'a>,
     x: Shared<'a, f32>,
@@ -147,7 +149,7 @@ struct Step<'a> {
     logits: Shared<'a, f32>,
     operand: SharedOperand<'a>,
     inner: SharedOperand<'a>,
-    pages: SharedPages<'a>,
+    pages: SharedPages<'a, E>,
 }
 
 /// The parts of a runner that a step reads.
@@ -162,7 +164,7 @@ struct Weights<'a> {
     set: super::lanes::VectorSet,
 }
 
-impl CpuRunner {
+impl<E: Element> CpuRunner<E> {
     /// Fails when the batch names what does not exist.
     pub(super) fn check(&self, batch: &RunBatch) -> Result<()> {
         let config = self.decoder.config();
@@ -175,8 +177,7 @@ impl CpuRunner {
                 candle_core::bail!("a span of {} tokens up to position {end}", span.range.len());
             }
             let pages = &span.pages;
-            if pages.len() * PAGE < end || pages.iter().any(|p| *p as usize >= self.pages.count())
-            {
+            if pages.len() * PAGE < end || pages.iter().any(|p| *p as usize >= self.pages.count()) {
                 candle_core::bail!("a span of {end} positions in {} pages", pages.len());
             }
             if span.adapter.is_some_and(|slot| !self.adapters.contains_key(&slot)) {
@@ -268,7 +269,7 @@ struct Into<'a> {
     adds: bool,
 }
 
-impl Step<'_> {
+impl<E: Element> Step<'_, E> {
     fn run(&self, member: &Member<'_>) -> BTreeMap<&'static str, Duration> {
         let config = self.runner.decoder.config();
         let blocks = self.plan.blocks.len().max(self.plan.wanted_blocks.len());
@@ -454,6 +455,8 @@ impl Step<'_> {
         let (dim, set) = (shape.head_dim, self.runner.set);
         let rows = &self.plan.rows;
         let mut normed = vec![0.0; dim];
+        let mut padded = [const { Vec::new() }; 2];
+        padded.iter_mut().for_each(|x: &mut Vec<f32>| x.resize(self.pages.layout.width, 0.0));
         member.share(rows.len(), member.grain(rows.len()), |at| {
             let row = &rows[at];
             // SAFETY: this task's row.
@@ -479,8 +482,12 @@ impl Step<'_> {
             let pairs = keys.chunks_exact_mut(dim).zip(of_values.chunks_exact(dim));
             for (head, (key, value)) in pairs.enumerate() {
                 turn(key, layer.key_norm.as_ref(), 1.0);
-                // SAFETY: this task's position.
-                unsafe { self.pages.write(place, index, head, key, value) };
+                padded[0][..dim].copy_from_slice(key);
+                padded[1][..dim].copy_from_slice(value);
+                // SAFETY: this processor's set; this task's position.
+                unsafe {
+                    self.pages.write(set, place, index, head, padded.each_ref().map(|x| &**x))
+                };
             }
         });
     }

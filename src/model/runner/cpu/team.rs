@@ -96,10 +96,10 @@ impl Member<'_> {
         self.meet();
     }
 
-    /// A grain with which each thread comes back about eight times, so that a thread that is held
-    /// up leaves its part to the others.
+    /// A grain with which each thread comes back about four times: a thread that is held up leaves
+    /// its part to the others, and what one reads lies together.
     pub(super) fn grain(&self, n: usize) -> usize {
-        n.div_ceil(8 * self.threads).max(1)
+        n.div_ceil(4 * self.threads).max(1)
     }
 
     /// Waits for all threads.

@@ -9,10 +9,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::linear::Sums;
+use super::weights::BYTE_LINES;
 use super::weights::Form;
 use super::weights::LINE;
 use super::weights::Line;
+use super::weights::NIBBLE_LINES;
 use super::weights::PANEL;
+use super::weights::SCALE_LINES;
 use super::weights::STEP_LINES;
 use super::weights::TILE;
 
@@ -249,86 +252,94 @@ pub(super) unsafe fn pack_row(values: &[f32], row: usize, mut step: *mut Line) {
 /// The processor has AVX-512.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn unpack(form: Form, lines: &[Line], pairs: &mut [Line]) {
-    let per_step = lines.len() / (pairs.len() / PAIR_LINES);
-    let last = lines.len();
-    for line in 0..last {
-        // What comes next in memory is needed next; where nothing comes, this does nothing.
-        _mm_prefetch::<_MM_HINT_T0>(lines.as_ptr().wrapping_add(last + line).cast());
+    let (pairs, _) = pairs.as_chunks_mut::<PAIR_LINES>();
+    // SAFETY: each is one step.
+    unsafe {
+        match form {
+            Form::F16 => steps(lines, pairs, |lines, pairs| unpack_halves(lines, pairs)),
+            Form::Nibbles => steps(lines, pairs, |lines, pairs| unpack_nibbles(lines, pairs)),
+            Form::Bytes => steps(lines, pairs, |lines, pairs| unpack_bytes(lines, pairs)),
+            Form::Pairs | Form::Bf16 => unreachable!("multiplied as they are"),
+        }
     }
-    for (lines, pairs) in lines.chunks_exact(per_step).zip(pairs.chunks_exact_mut(PAIR_LINES)) {
-        // SAFETY: each is one step.
+}
+
+/// One step in pairs.
+type Pairs = [Line; PAIR_LINES];
+
+fn steps<const N: usize>(
+    lines: &[Line],
+    pairs: &mut [Pairs],
+    unpack: impl Fn(&[Line; N], &mut Pairs),
+) {
+    for (lines, pairs) in lines.as_chunks().0.iter().zip(pairs) {
+        unpack(lines, pairs);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn unpack_halves(lines: &[Line; STEP_LINES], pairs: &mut Pairs) {
+    for (index, line) in lines.iter().enumerate() {
+        // SAFETY: a line holds twice 16 values.
         unsafe {
-            match form {
-                Form::F16 => unpack_halves(lines, pairs),
-                Form::Nibbles => unpack_nibbles(lines, pairs),
-                Form::Bytes => unpack_bytes(lines, pairs),
-                Form::Pairs | Form::Bf16 => unreachable!("multiplied as they are"),
+            let halves = (&raw const *line).cast::<__m256i>();
+            let half = |which| _mm512_cvtph_ps(_mm256_load_si256(halves.add(which)));
+            put(half(0), half(1), pairs, index);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn unpack_nibbles(lines: &[Line; NIBBLE_LINES + SCALE_LINES], pairs: &mut Pairs) {
+    // Looked up by the low four bits of an index, which so need not be cut out and converted.
+    let numbers = _mm512_set_ps(
+        15.0, 14.0, 13.0, 12.0, 11.0, 10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0,
+    );
+    for tile in 0..2 {
+        // SAFETY: a line holds 16 scales or offsets, or the numbers of four lines.
+        unsafe {
+            let scale = _mm512_load_ps((&raw const lines[NIBBLE_LINES + tile]).cast());
+            let offset = _mm512_load_ps((&raw const lines[NIBBLE_LINES + 2 + tile]).cast());
+            let value =
+                |index| _mm512_fmadd_ps(_mm512_permutexvar_ps(index, numbers), scale, offset);
+            for p in 0..8 {
+                let bytes = (&raw const lines[tile * 4 + p / 2]).cast::<__m256i>().add(p % 2);
+                let words = _mm512_cvtepu8_epi16(_mm256_load_si256(bytes));
+                let (even, odd) = (value(words), value(_mm512_srli_epi32::<16>(words)));
+                put(even, odd, pairs, tile * TILE + p);
+                let even = value(_mm512_srli_epi32::<4>(words));
+                let odd = value(_mm512_srli_epi32::<20>(words));
+                put(even, odd, pairs, tile * TILE + p + 8);
             }
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn unpack_halves(lines: &[Line], pairs: &mut [Line]) {
-    for (index, line) in lines.iter().enumerate() {
-        // SAFETY: a line holds twice 16 values.
-        unsafe {
-            let half = |at: usize| _mm512_cvtph_ps(_mm256_load_si256(line.0.as_ptr().add(at).cast()));
-            put(half(0), half(TILE), pairs, index);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn unpack_nibbles(lines: &[Line], pairs: &mut [Line]) {
-    let start = lines.as_ptr().cast::<u8>();
-    let low_bits = _mm512_set1_epi16(15);
+unsafe fn unpack_bytes(lines: &[Line; BYTE_LINES + SCALE_LINES], pairs: &mut Pairs) {
     for tile in 0..2 {
-        // SAFETY: the step holds 512 bytes of numbers, then 32 scales and 32 offsets.
-        unsafe {
-            let scales = start.add(512).cast::<f32>();
-            let scale = _mm512_loadu_ps(scales.add(tile * TILE));
-            let offset = _mm512_loadu_ps(scales.add(PANEL + tile * TILE));
-            for p in 0..8 {
-                let bytes = _mm256_load_si256(start.add((tile * 8 + p) * LINE).cast());
-                let words = _mm512_cvtepu8_epi16(bytes);
-                for (quants, line) in [
-                    (_mm512_and_si512(words, low_bits), p),
-                    (_mm512_srli_epi16::<4>(words), p + 8),
-                ] {
-                    let even = _mm512_and_si512(quants, _mm512_set1_epi32(0xffff));
-                    let even = _mm512_fmadd_ps(_mm512_cvtepi32_ps(even), scale, offset);
-                    let odd = _mm512_cvtepi32_ps(_mm512_srli_epi32::<16>(quants));
-                    let odd = _mm512_fmadd_ps(odd, scale, offset);
-                    put(even, odd, pairs, tile * TILE + line);
+        for half in 0..2 {
+            // SAFETY: a line holds 16 scales, or the numbers of two lines.
+            unsafe {
+                let scale = _mm512_load_ps((&raw const lines[BYTE_LINES + 2 * half + tile]).cast());
+                for p in 0..TILE / 2 {
+                    let line = tile * TILE + half * TILE / 2 + p;
+                    let bytes = (&raw const lines[line / 2]).cast::<__m256i>().add(line % 2);
+                    let words = _mm512_cvtepi8_epi16(_mm256_load_si256(bytes));
+                    let even = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(words));
+                    let odd = _mm512_srai_epi32::<16>(words);
+                    let even = _mm512_mul_ps(_mm512_cvtepi32_ps(even), scale);
+                    let odd = _mm512_mul_ps(_mm512_cvtepi32_ps(odd), scale);
+                    put(even, odd, pairs, line);
                 }
             }
         }
     }
 }
 
+/// Writes a line of pairs: its high parts, and its low parts half a step behind.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn unpack_bytes(lines: &[Line], pairs: &mut [Line]) {
-    let start = lines.as_ptr().cast::<u8>();
-    for line in 0..STEP_LINES {
-        let (tile, p) = (line / TILE, line % TILE);
-        // SAFETY: the step holds 1024 bytes of numbers, then twice 32 scales.
-        unsafe {
-            let scales = start.add(1024).cast::<f32>();
-            let scale = _mm512_loadu_ps(scales.add(p / 8 * PANEL + tile * TILE));
-            let quants = _mm512_cvtepi8_epi16(_mm256_load_si256(start.add(line * LINE).cast()));
-            let even = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(quants));
-            let odd = _mm512_srai_epi32::<16>(quants);
-            let even = _mm512_mul_ps(_mm512_cvtepi32_ps(even), scale);
-            let odd = _mm512_mul_ps(_mm512_cvtepi32_ps(odd), scale);
-            put(even, odd, pairs, line);
-        }
-    }
-}
-
-/// Writes a line of pairs.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn put(even: __m512, odd: __m512, pairs: &mut [Line], line: usize) {
+unsafe fn put(even: __m512, odd: __m512, pairs: &mut Pairs, line: usize) {
     let (high, low) = split(even, odd);
     // SAFETY: a line is a vector, aligned.
     unsafe {

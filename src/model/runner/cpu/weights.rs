@@ -74,10 +74,10 @@ impl Form {
 }
 
 /// Lines of a step's 4-bit numbers, and of its 8-bit ones.
-const NIBBLE_LINES: usize = STEP_LINES / 4;
-const BYTE_LINES: usize = STEP_LINES / 2;
+pub(super) const NIBBLE_LINES: usize = STEP_LINES / 4;
+pub(super) const BYTE_LINES: usize = STEP_LINES / 2;
 /// Lines of two f32 values for each of 32 outputs.
-const SCALE_LINES: usize = 4;
+pub(super) const SCALE_LINES: usize = 4;
 
 /// The weight of a linear map.
 #[derive(Debug)]
