@@ -6,6 +6,7 @@ use crate::model::lora::Target;
 
 /// Fails on the first value outside its range.
 pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
+    settings.inference.check()?;
     let counts = [
         ("retrieval.passages", settings.retrieval.passages, 1, 20),
         ("propose.hops", settings.propose.hops, 1, 4),

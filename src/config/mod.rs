@@ -4,6 +4,7 @@
 //! `nightschool.toml` overrides what it names, and `--set section.key=value` overrides both.
 
 mod check;
+mod inference;
 mod locate;
 mod methods;
 mod retention;
@@ -17,6 +18,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use self::inference::DeviceName;
+pub use self::inference::Inference;
+pub use self::inference::KvType;
 pub use self::methods::Advantage;
 pub use self::methods::Aggregation;
 pub use self::methods::Correction;
@@ -74,6 +78,8 @@ pub struct Settings {
     pub model: String,
     /// Seed of every random stream.
     pub seed: u64,
+    /// How text is generated.
+    pub inference: Inference,
     /// How passages are found.
     pub retrieval: Retrieval,
     /// Which documents are kept for evaluation.

@@ -16,6 +16,7 @@ use super::Metrics;
 use super::Question;
 use super::answer_all;
 use super::metrics;
+use crate::config::Inference;
 use crate::corpus;
 use crate::inference::Engine;
 use crate::inference::GenerateError;
@@ -58,6 +59,8 @@ pub struct EvalArgs {
     pub passages: usize,
     /// Longest answer, in tokens.
     pub max_tokens: usize,
+    /// How text is generated.
+    pub inference: Inference,
     /// Set to stop at the next opportunity.
     pub interrupt: Arc<AtomicBool>,
 }
@@ -112,7 +115,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &args.cache)?)?);
     let config = model.decoder.config().clone();
     let adapter = args.adapter.as_ref().map(|dir| Adapter::load(dir, &config)).transpose()?;
-    let engine = Engine::new(model.clone(), adapter.as_ref(), "eval", args.interrupt.clone())?;
+    let engine = Engine::open(model.clone(), &args.inference, args.interrupt.clone())?;
+    let generator = engine.policy("eval", adapter.as_ref())?;
     let prompts = match &args.prompts {
         Some(folder) => Prompts::with_folder(folder)?,
         None => Prompts::built_in()?,
@@ -131,7 +135,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
             return Err(GenerateError::Interrupted.into());
         }
         let retriever = index.as_ref().map(|index| index as &dyn Retriever);
-        answered.extend(answer_all(chunk, &engine, retriever, &reader, args.passages)?);
+        answered.extend(answer_all(chunk, &generator, retriever, &reader, args.passages)?);
         progress.advance(chunk.len() as u64);
     }
     let metrics = metrics(&answered, RESAMPLES, 0, start.elapsed().as_secs_f64());

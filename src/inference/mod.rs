@@ -8,6 +8,9 @@ pub mod sampler;
 pub mod scripted;
 
 pub use engine::Engine;
+pub use engine::EngineSettings;
+pub use engine::Policy;
+pub use engine::Ticket;
 pub use sampler::LogitMask;
 pub use sampler::Sampling;
 pub use scripted::Scripted;
@@ -92,6 +95,14 @@ pub struct Generation {
     pub stop: StopReason,
 }
 
+impl Generation {
+    /// Nothing was written.
+    pub fn empty(stop: StopReason) -> Self {
+        let (tokens, logprobs, scores) = (Vec::new(), Vec::new(), Vec::new());
+        Self { tokens, logprobs, scores, text: String::new(), stop }
+    }
+}
+
 /// A given text to be scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continuation {
@@ -120,9 +131,40 @@ pub enum GenerateError {
     /// A script had no continuation left.
     #[error("the script has no continuation for request {0}")]
     ScriptEnded(usize),
-    /// The tensor library failed.
-    #[error("generation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    /// A token that the model does not have.
+    #[error("token {token} is not in the model's vocabulary of {vocabulary}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// How many the model has.
+        vocabulary: usize,
+    },
+    /// More key/value memory than there is.
+    #[error(
+        "a prompt and its continuation of {positions} positions exceed the memory for {room}: \
+         raise `inference.kv_mb`"
+    )]
+    NoMemory {
+        /// Positions of one continuation.
+        positions: usize,
+        /// Positions that there is memory for.
+        room: usize,
+    },
+    /// Too many requests wait.
+    #[error("{waiting} requests wait already: try again later, or raise `inference.queue`")]
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The step that the request was in failed.
+    #[error("a step of the generation engine failed: {0}; other requests go on")]
+    Step(String),
+    /// The engine serves nothing any more.
+    #[error("the generation engine has ended: {0}")]
+    Stopped(String),
+    /// An adapter cannot be loaded.
+    #[error("the adapter cannot be loaded for generation: {0}")]
+    Adapter(String),
     /// What was asked for is beyond this engine.
     #[error("{0}")]
     Unsupported(String),

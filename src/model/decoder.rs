@@ -54,7 +54,7 @@ pub struct Decoder {
     layers: Vec<LayerWeights>,
     final_norm: Tensor,
     head: Tensor,
-    rope: RopeTable,
+    rope: Arc<RopeTable>,
     ops: Arc<dyn Operations>,
     stored: Stored,
 }
@@ -120,7 +120,7 @@ impl Decoder {
     ) -> Self {
         let frequencies = config.rope.inverse_frequencies(config.head_dim);
         let frequencies = frequencies.expect("a checked configuration");
-        let rope = RopeTable::new(frequencies, config.max_positions);
+        let rope = Arc::new(RopeTable::new(frequencies, config.max_positions));
         let ops = ops::on(embedding.device(), embedding.dtype());
         let stored = Stored::default();
         Self { config, embedding, layers, final_norm, head, rope, ops, stored }
@@ -348,7 +348,7 @@ impl Decoder {
     }
 
     /// RMS norm of every head of x (N, heads · head_dim), where there is a weight (head_dim).
-    fn norm_heads(&self, x: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+    pub(super) fn norm_heads(&self, x: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
         let Some(weight) = weight else { return Ok(x.clone()) };
         let heads = x.reshape(((), self.config.head_dim))?;
         self.ops.rms_norm(&heads, weight, self.config.norm_eps)?.reshape(x.shape())
@@ -368,7 +368,7 @@ impl Decoder {
     }
 
     /// The rotary table.
-    pub(in crate::model) fn rope(&self) -> &RopeTable {
+    pub(in crate::model) fn rope(&self) -> &Arc<RopeTable> {
         &self.rope
     }
 

@@ -1,6 +1,8 @@
-//! Devices other than the CPU.
+//! Which device computes.
 
 use candle_core::Device;
+
+use crate::config::DeviceName;
 
 /// Why there is no such device.
 #[derive(Debug, thiserror::Error)]
@@ -22,4 +24,29 @@ pub fn cuda() -> Result<Device, DeviceError> {
         return Err(DeviceError::NotBuilt);
     }
     Device::new_cuda(0).map_err(DeviceError::Missing)
+}
+
+/// A device, and how it came to be chosen.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// The device.
+    pub device: Device,
+    /// For a person: what was chosen and why.
+    pub why: String,
+}
+
+/// The device that a setting names.
+///
+/// # Errors
+/// When it asks for a CUDA device that there is not. `auto` falls back on the CPU, and says so.
+pub fn choose(wanted: DeviceName) -> Result<Chosen, DeviceError> {
+    let cpu = |why: String| Chosen { device: Device::Cpu, why };
+    match wanted {
+        DeviceName::Cpu => Ok(cpu("the CPU, as set".into())),
+        DeviceName::Cuda => Ok(Chosen { device: cuda()?, why: "CUDA device 0, as set".into() }),
+        DeviceName::Auto => Ok(match cuda() {
+            Ok(device) => Chosen { device, why: "CUDA device 0, which is there".into() },
+            Err(error) => cpu(format!("the CPU, because there is no other: {error}")),
+        }),
+    }
 }

@@ -13,6 +13,7 @@ use crate::config::Role;
 use crate::evaluation;
 use crate::evaluation::Answered;
 use crate::progress::Progress;
+use crate::retrieval::Retriever;
 use crate::rng;
 
 /// Questions per unit of work: one batch of the engine.
@@ -43,7 +44,7 @@ impl Night<'_> {
         let phase = format!("evaluate/{}", name.id);
         let adapters = self.load_adapters(version)?;
         let solver = adapters.as_ref().map(|adapters| adapters.of(Role::Solver));
-        let engine = self.engine(solver, &version.id)?;
+        let generator = self.generator(solver, &version.id)?;
         let reader = self.reader(&name.prompt, self.settings.evaluate.max_tokens);
         let start = Instant::now();
         let progress =
@@ -53,8 +54,8 @@ impl Night<'_> {
             if !self.done(&phase, &key)? {
                 self.check_interrupt()?;
                 let passages = self.settings.retrieval.passages;
-                let answered =
-                    evaluation::answer_all(chunk, &engine, Some(&self.index), &reader, passages)?;
+                let index = Some(&self.index as &dyn Retriever);
+                let answered = evaluation::answer_all(chunk, &generator, index, &reader, passages)?;
                 let items: Vec<EvaluationItem> = answered.into_iter().map(item).collect();
                 self.archive.record_evaluation_items(&self.unit(&phase, &key), &name, &items)?;
             }

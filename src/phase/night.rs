@@ -24,6 +24,7 @@ use crate::config;
 use crate::config::Settings;
 use crate::durable;
 use crate::durable::HomeLock;
+use crate::inference;
 use crate::inference::Engine;
 use crate::model::Model;
 use crate::model::fetch;
@@ -69,6 +70,8 @@ pub struct Night<'a> {
     pub(super) settings: Settings,
     pub(super) archive: &'a Archive,
     pub(super) model: Arc<Model>,
+    /// Generation for all phases; it has one thread.
+    pub(super) engine: Engine,
     pub(super) prompts: Prompts,
     pub(super) index: LexicalIndex,
     /// Active passages by id.
@@ -196,11 +199,15 @@ impl<'a> Night<'a> {
         let mut passage_ids: Vec<String> = passages.keys().cloned().collect();
         passage_ids.sort_unstable();
         let splits = archive.documents()?.into_iter().map(|d| (d.id, d.split)).collect();
+        let model = Arc::new(model);
+        let interrupt = context.interrupt.clone();
+        let engine = Engine::open(model.clone(), &settings.inference, interrupt)?;
         Ok(Self {
             home,
             settings,
             archive,
-            model: Arc::new(model),
+            model,
+            engine,
             prompts: Prompts::with_folder(&home.prompts())?,
             index: ingest::open_index(home, archive)?,
             passages,
@@ -268,13 +275,14 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// An engine for the base model (`adapter` none) or an adapter of it.
-    pub(super) fn engine(
+    /// What writes and answers with the base model (`adapter` none) or an adapter of it, as it is
+    /// now.
+    pub(super) fn generator(
         &self,
         adapter: Option<&Adapter>,
         version: &str,
-    ) -> anyhow::Result<Engine> {
-        Ok(Engine::new(self.model.clone(), adapter, version, self.interrupt.clone())?)
+    ) -> anyhow::Result<inference::Policy> {
+        Ok(self.engine.policy(version, adapter)?)
     }
 
     /// A reader with one of the prompts.

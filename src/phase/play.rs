@@ -103,9 +103,9 @@ impl Night<'_> {
 
     fn roll_out(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<()> {
         let phase = format!("solve/{round}");
-        let engine = self.engine(Some(policy.adapter(Role::Solver)), &policy.version.id)?;
+        let generator = self.generator(Some(policy.adapter(Role::Solver)), &policy.version.id)?;
         let solver = Solver {
-            generator: &engine,
+            generator: &generator,
             retriever: &self.index,
             reader: self
                 .reader(&self.settings.evaluate.adapter_prompt, self.settings.solve.max_tokens),

@@ -12,6 +12,7 @@ use crate::archive::ModelKind;
 use crate::archive::TaskFilter;
 use crate::config::Role;
 use crate::corpus::KnowledgeGraph;
+use crate::inference;
 use crate::inference::Generator;
 use crate::inference::Sampling;
 use crate::model::adapter_set::is_untouched;
@@ -54,7 +55,7 @@ impl Night<'_> {
         let checked = self.settings.verify.record_on_code.min(seeds.len());
         let progress = Progress::start("tasks made by code", seeds.len() as u64);
         let (with_model, by_rules) = seeds.split_at(checked);
-        let base = self.base_engine()?;
+        let base = self.base()?;
         for (size, group, name) in
             [(MODEL_UNIT, with_model, "checked"), (CODE_UNIT, by_rules, "rules")]
         {
@@ -85,9 +86,9 @@ impl Night<'_> {
         let settings = &self.settings.propose;
         let seeds = self.seeds("model", settings.model_drafts, settings.hops)?;
         let progress = Progress::start("drafts by the model, and their gate", seeds.len() as u64);
-        let base = self.base_engine()?;
-        let engine = |role| self.engine(Some(policy.adapter(role)), &policy.version.id);
-        let (reader, writer) = (engine(Role::Solver)?, engine(Role::Proposer)?);
+        let base = self.base()?;
+        let generator = |role| self.generator(Some(policy.adapter(role)), &policy.version.id);
+        let (reader, writer) = (generator(Role::Solver)?, generator(Role::Proposer)?);
         // An adapter that no training has touched is the base model.
         let trained = policy.version.kind == ModelKind::Adapter
             && !is_untouched(policy.adapter(Role::Proposer))?;
@@ -120,8 +121,8 @@ impl Night<'_> {
     }
 
     /// The base model, which also answers from memory in the closed-book check.
-    fn base_engine(&self) -> anyhow::Result<crate::inference::Engine> {
-        self.engine(None, &self.base_id()?)
+    fn base(&self) -> anyhow::Result<inference::Policy> {
+        self.generator(None, &self.base_id()?)
     }
 
     /// Seeds for tonight, spread over the corpus; what earlier nights drew comes last.

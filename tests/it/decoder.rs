@@ -8,7 +8,6 @@ use candle_core::Device;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama as reference;
-use nightschool::inference::Engine;
 use nightschool::inference::Generator;
 use nightschool::inference::Request;
 use nightschool::model::packed::Packed;
@@ -125,14 +124,14 @@ struct FixturePrompt {
 fn greedy_continuations_equal_llama_cpp() {
     let fixture: Fixture = serde_json::from_str(include_str!("../fixtures/greedy.json")).unwrap();
     assert_eq!(fixture.prompts.len(), 10);
-    let engine =
-        Engine::new(support::default_model(), None, "base", std::sync::Arc::default()).unwrap();
+    let engine = support::engine(support::default_model());
+    let policy = engine.policy("base", None).unwrap();
     let requests: Vec<Request> = fixture
         .prompts
         .iter()
         .map(|prompt| Request::new(prompt.prompt_tokens.clone(), 40))
         .collect();
-    let generations = engine.generate(&requests).unwrap();
+    let generations = policy.generate(&requests).unwrap();
     for (prompt, generation) in fixture.prompts.iter().zip(generations) {
         assert_eq!(generation[0].tokens, prompt.tokens, "prompt `{}`", prompt.name);
     }

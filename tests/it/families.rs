@@ -8,7 +8,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nightschool::inference::Engine;
 use nightschool::inference::Generator;
 use nightschool::inference::Request;
 use nightschool::model::Model;
@@ -24,6 +23,7 @@ use nightschool::rng;
 use nightschool::trainer::objective::Objective;
 use serde::Deserialize;
 
+use crate::support;
 use crate::torch::check_logits;
 use crate::torch::distance;
 use crate::torch::load;
@@ -129,10 +129,11 @@ fn greedy_continuations_of_gguf_files_equal_llama_cpp() {
     let values = values();
     for (name, expected) in &values.continuations {
         let model = Arc::new(load(&fixture(name)));
-        let engine = Engine::new(model, None, "base", Arc::default()).unwrap();
+        let engine = support::engine(model);
+        let policy = engine.policy("base", None).unwrap();
         let request = |length: &usize| Request::new(values.tokens[..*length].to_vec(), 40);
         let requests: Vec<Request> = values.prompt_lengths.iter().map(request).collect();
-        for (generation, expected) in engine.generate(&requests).unwrap().iter().zip(expected) {
+        for (generation, expected) in policy.generate(&requests).unwrap().iter().zip(expected) {
             assert_eq!(&generation[0].tokens, expected, "{name}");
         }
     }

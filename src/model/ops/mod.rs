@@ -24,6 +24,7 @@ pub use self::cpu::Cpu;
 pub use self::cpu::cached_attention;
 pub(crate) use self::cpu::exp;
 pub use self::cpu::matmul_unit;
+pub use self::cpu::tiles_available;
 pub use self::portable::Portable;
 pub use self::rope::RopeTable;
 pub use self::timed::Timed;

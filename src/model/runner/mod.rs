@@ -6,6 +6,7 @@
 //! logits.
 
 pub mod cpu;
+pub mod portable;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use candle_core::Result;
 
+pub use self::portable::PortableRunner;
 use super::lora::Adapter;
 
 /// Positions of a page.

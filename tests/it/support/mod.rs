@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
+use nightschool::config;
+use nightschool::inference::Engine;
 use nightschool::model::Model;
 use nightschool::model::config::AttentionBias;
 use nightschool::model::config::DecoderConfig;
@@ -31,6 +33,12 @@ pub(crate) fn default_model() -> Arc<Model> {
         Arc::new(Model::load(&files).expect("the default model loads"))
     };
     MODEL.get_or_init(load).clone()
+}
+
+/// An engine with the settings' defaults.
+pub(crate) fn engine(model: Arc<Model>) -> Engine {
+    let settings = config::load(&[], &[]).unwrap().inference;
+    Engine::open(model, &settings, Arc::default()).unwrap()
 }
 
 /// Dimensions of the tiny model: two layers, grouped queries.

@@ -22,6 +22,7 @@ use rayon::prelude::*;
 pub use self::attention::cached_attention;
 pub(crate) use self::exp::exp;
 pub use self::matrix::matmul_unit;
+pub use self::matrix::tiles_available;
 use super::HeadShape;
 use super::Linear;
 use super::LoraGradient;

@@ -203,17 +203,6 @@ impl VectorSet {
         }
         Self::Plain
     }
-
-    /// Its name, as `doctor` shows it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "avx512",
-        }
-    }
 }
 
 /// Declares `fn NAME(set: VectorSet, args)` that calls `KERNEL::<V>(args)` compiled for the set;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use std::time::Instant;
 
+use candle_core::Device;
 use candle_core::Result;
+use candle_core::Tensor;
 
 use super::CpuRunner;
 use super::adapters::LoraWeights;
@@ -27,7 +29,11 @@ use super::shared::Shared;
 use super::team::Member;
 use super::weights::PANEL;
 use super::weights::STEP;
+use super::weights::values;
+use crate::model::config::DecoderConfig;
 use crate::model::lora::Target;
+use crate::model::ops::HeadShape;
+use crate::model::ops::RopeTable;
 use crate::model::runner::PAGE;
 use crate::model::runner::RunBatch;
 
@@ -155,10 +161,11 @@ struct Step<'a, E> {
 /// The parts of a runner that a step reads.
 #[derive(Clone, Copy)]
 struct Weights<'a> {
-    decoder: &'a crate::model::decoder::Decoder,
+    config: &'a DecoderConfig,
+    shape: HeadShape,
+    rope: &'a RopeTable,
     layers: &'a [super::Layer],
     final_norm: &'a [f32],
-    embedding: &'a [f32],
     head: &'a super::weights::Packed,
     unit: linear::Unit,
     set: super::lanes::VectorSet,
@@ -167,7 +174,7 @@ struct Weights<'a> {
 impl<E: Element> CpuRunner<E> {
     /// Fails when the batch names what does not exist.
     pub(super) fn check(&self, batch: &RunBatch) -> Result<()> {
-        let config = self.decoder.config();
+        let config = &self.config;
         if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= config.vocabulary) {
             candle_core::bail!("token {token} is outside the vocabulary");
         }
@@ -188,14 +195,17 @@ impl<E: Element> CpuRunner<E> {
     }
 
     /// Goes through all layers.
-    pub(super) fn step(&mut self, batch: &RunBatch) {
+    pub(super) fn step(&mut self, batch: &RunBatch) -> Result<()> {
         let plan = Plan::new(batch, &self.adapters);
-        let config = self.decoder.config();
-        let (rows, unit) = (plan.rows.len(), self.unit);
+        let config = &self.config;
+        let (unit, set) = self.settings.unit.kernels();
+        let rows = plan.rows.len();
+        let tokens: Vec<u32> = plan.rows.iter().map(|row| row.token).collect();
+        let tokens = Tensor::new(tokens, &Device::Cpu)?;
+        self.buffers.x = values(&self.embedding.index_select(&tokens, 0)?)?;
         let queries = config.heads * config.head_dim;
         let keys = 2 * config.kv_heads * config.head_dim;
         let resize = |buffer: &mut Vec<f32>, len: usize| buffer.resize(len, 0.0);
-        resize(&mut self.buffers.x, rows * config.hidden);
         resize(&mut self.buffers.projected, rows * (queries + keys).max(2 * config.feed_forward));
         resize(&mut self.buffers.attended, rows * queries);
         resize(&mut self.buffers.logits, plan.wanted.len() * config.vocabulary);
@@ -206,13 +216,14 @@ impl<E: Element> CpuRunner<E> {
         self.buffers.inner.reserve(unit, QUERY_KEY_VALUE.len() * blocks, rank_steps);
         let step = Step {
             runner: Weights {
-                decoder: &self.decoder,
+                config: &self.config,
+                shape: self.shape,
+                rope: &self.rope,
                 layers: &self.layers,
                 final_norm: &self.final_norm,
-                embedding: &self.embedding,
                 head: &self.head,
                 unit,
-                set: self.set,
+                set,
             },
             plan,
             x: Shared::new(&mut self.buffers.x),
@@ -234,6 +245,7 @@ impl<E: Element> CpuRunner<E> {
         for (kind, time) in times {
             *self.times.entry(kind).or_default() += time;
         }
+        Ok(())
     }
 }
 
@@ -271,7 +283,7 @@ struct Into<'a> {
 
 impl<E: Element> Step<'_, E> {
     fn run(&self, member: &Member<'_>) -> BTreeMap<&'static str, Duration> {
-        let config = self.runner.decoder.config();
+        let config = self.runner.config;
         let blocks = self.plan.blocks.len().max(self.plan.wanted_blocks.len());
         let widest = config.hidden.max(config.heads * config.head_dim).max(config.feed_forward);
         let mut own = Own {
@@ -280,7 +292,6 @@ impl<E: Element> Step<'_, E> {
             row: vec![0.0; widest.next_multiple_of(STEP)],
         };
         let mut watch = Stopwatch { times: BTreeMap::new(), since: Instant::now() };
-        self.embed(member);
         for layer in 0..self.runner.layers.len() {
             self.layer(member, layer, &mut own, &mut watch);
         }
@@ -289,20 +300,8 @@ impl<E: Element> Step<'_, E> {
         watch.times
     }
 
-    /// Rows of the embedding into the residual stream.
-    fn embed(&self, member: &Member<'_>) {
-        let hidden = self.runner.decoder.config().hidden;
-        let rows = &self.plan.rows;
-        member.share(rows.len(), member.grain(rows.len()), |row| {
-            let token = rows[row].token as usize;
-            // SAFETY: this task's row.
-            unsafe { self.x.part(row * hidden..(row + 1) * hidden) }
-                .copy_from_slice(&self.runner.embedding[token * hidden..(token + 1) * hidden]);
-        });
-    }
-
     fn layer(&self, member: &Member<'_>, index: usize, own: &mut Own, watch: &mut Stopwatch) {
-        let config = self.runner.decoder.config();
+        let config = self.runner.config;
         let layer = &self.runner.layers[index];
         let queries = config.heads * config.head_dim;
         let projected = queries + 2 * config.kv_heads * config.head_dim;
@@ -449,8 +448,7 @@ impl<E: Element> Step<'_, E> {
 
     /// Norms and rotates the heads of queries and keys; puts keys and values into their pages.
     fn place(&self, member: &Member<'_>, index: usize, width: usize) {
-        let decoder = self.runner.decoder;
-        let (config, shape) = (decoder.config(), decoder.head_shape());
+        let Weights { config, shape, rope, .. } = self.runner;
         let layer = &self.runner.layers[index];
         let (dim, set) = (shape.head_dim, self.runner.set);
         let rows = &self.plan.rows;
@@ -461,7 +459,7 @@ impl<E: Element> Step<'_, E> {
             let row = &rows[at];
             // SAFETY: this task's row.
             let values = unsafe { self.projected.part(at * width..(at + 1) * width) };
-            let (cos, sin) = decoder.rope().at(row.position as u32);
+            let (cos, sin) = rope.at(row.position as u32);
             let mut turn = |head: &mut [f32], norm: Option<&Vec<f32>>, scale: f32| {
                 // SAFETY: this processor's set.
                 unsafe {
@@ -493,7 +491,7 @@ impl<E: Element> Step<'_, E> {
     }
 
     fn attend(&self, member: &Member<'_>, layer: usize, width: usize, own: &mut Own) {
-        let shape = self.runner.decoder.head_shape();
+        let shape = self.runner.shape;
         let (dim, group) = (shape.head_dim, shape.group());
         let attending = &self.plan.attending;
         member.share(attending.len() * shape.kv_heads, 1, |task| {
@@ -526,7 +524,7 @@ impl<E: Element> Step<'_, E> {
 
     /// The final norm and the output head, for the rows whose logits are wanted.
     fn head(&self, member: &Member<'_>, own: &mut Own) {
-        let config = self.runner.decoder.config();
+        let config = self.runner.config;
         let (hidden, head) = (config.hidden, self.runner.head);
         let (wanted, blocks) = (&self.plan.wanted, &self.plan.wanted_blocks);
         let padded = hidden.next_multiple_of(STEP);
