@@ -1,5 +1,7 @@
 //! `nightschool bench`: how well and how fast parts of the program work.
 
+mod generate;
+
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -29,6 +31,8 @@ use crate::trainer::bench::TrainBench;
 pub(super) enum BenchCommand {
     /// Search for judged queries in a collection
     Retrieve(RetrieveArgs),
+    /// Continue random prompts
+    Generate(generate::GenerateArgs),
     /// Train an adapter on random tokens
     Train(TrainArgs),
 }
@@ -114,6 +118,7 @@ pub(super) struct RetrieveArgs {
 pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Retrieve(args) => retrieve(args),
+        BenchCommand::Generate(args) => generate::run(args),
         BenchCommand::Train(args) => train(args),
     }
 }

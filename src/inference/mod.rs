@@ -3,6 +3,8 @@
 //! Everything that asks the model to write goes through [`Generator`]; the game never knows
 //! whether an engine in this process or a script of a test is behind it.
 
+pub mod bench;
+pub mod concurrent;
 pub mod engine;
 pub mod sampler;
 pub mod scripted;

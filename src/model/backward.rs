@@ -73,7 +73,7 @@ impl<'a> Tape<'a> {
             last: decoder.embed(batch)?,
         };
         for index in 0..layers {
-            let (next, activations) = decoder.layer(index, &tape.last, &tape.pass(), None)?;
+            let (next, activations) = decoder.layer(index, &tape.last, &tape.pass())?;
             tape.inputs.push(std::mem::replace(&mut tape.last, next));
             tape.kept.push((index >= first_kept).then_some(activations));
         }
@@ -113,7 +113,7 @@ impl<'a> Tape<'a> {
             let index = self.inputs.len();
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.decoder.layer(index, &x, &self.pass(), None)?.1,
+                None => self.decoder.layer(index, &x, &self.pass())?.1,
             };
             let step = LayerStep { decoder: self.decoder, pass: self.pass(), index };
             let middle = step.feed_forward(&kept, &g, sink)?;

@@ -1,9 +1,9 @@
-//! The decoder: one forward pass for generation and for training.
+//! The decoder: the forward pass of training and scoring, and the reference of generation's
+//! runners ([`super::runner`]).
 //!
 //! Llama family (Touvron et al. 2023): RMS norm before each block, rotary positions, grouped-query
 //! attention, SwiGLU; with Qwen2's biases and Qwen3's norms of query and key heads where a layer
-//! has them. The same code runs with a key/value cache (generation) and without one (training,
-//! scoring); training keeps what [`super::backward`] needs.
+//! has them. Training keeps what [`super::backward`] needs.
 
 use std::sync::Arc;
 
@@ -14,7 +14,6 @@ use candle_core::Tensor;
 use rand::Rng as _;
 
 use super::config::DecoderConfig;
-use super::kv::KvCache;
 use super::lora::Adapter;
 use super::lora::Target;
 use super::ops;
@@ -248,29 +247,16 @@ impl Decoder {
         &self.head
     }
 
-    /// A cache for `slots` sequences of up to `capacity` positions.
-    pub fn new_cache(&self, slots: usize, capacity: usize) -> KvCache {
-        let config = &self.config;
-        KvCache::new(config.layers, slots, config.kv_heads, capacity, config.head_dim)
-    }
-
     /// Hidden states after the final norm, (N, hidden), for all N tokens of the batch.
     ///
-    /// With a cache, every span's past is a slot, and its keys and values are left there.
-    ///
     /// # Errors
-    /// When a token or position is out of range, or spans do not fit the presence of a cache.
-    pub fn forward(
-        &self,
-        batch: &Packed,
-        adapter: Option<&Adapter>,
-        mut cache: Option<&mut KvCache>,
-    ) -> Result<Tensor> {
+    /// When a token or position is out of range.
+    pub fn forward(&self, batch: &Packed, adapter: Option<&Adapter>) -> Result<Tensor> {
         let pass =
             Pass { adapter, positions: &batch.positions, spans: &batch.spans, dropout: None };
         let mut x = self.embed(batch)?;
         for index in 0..self.layers.len() {
-            x = self.layer(index, &x, &pass, cache.as_deref_mut())?.0;
+            x = self.layer(index, &x, &pass)?.0;
         }
         self.normed(&x)
     }
@@ -294,7 +280,6 @@ impl Decoder {
         index: usize,
         x: &Tensor,
         pass: &Pass<'_>,
-        cache: Option<&mut KvCache>,
     ) -> Result<(Tensor, Activations)> {
         use Target::{Down, Gate, Key, Output, Query, Up, Value};
         let (ops, weights, eps) = (&*self.ops, &self.layers[index], self.config.norm_eps);
@@ -308,12 +293,7 @@ impl Decoder {
         let rotated_q = rotated(&q.y, weights.query_norm.as_ref())?;
         let rotated_k = rotated(&k.y, weights.key_norm.as_ref())?;
         let (spans, shape) = (pass.spans, self.head_shape());
-        let attended = match cache {
-            Some(cache) => {
-                ops::cached_attention(&rotated_q, &rotated_k, &v.y, spans, shape, index, cache)?
-            }
-            None => ops.attention(&rotated_q, &rotated_k, &v.y, spans, shape)?,
-        };
+        let attended = ops.attention(&rotated_q, &rotated_k, &v.y, spans, shape)?;
         let output = ops.linear_onto(&attended, &map(Output), x)?;
         let middle = output.y;
         let normed = ops.rms_norm(&middle, &weights.feed_forward_norm, eps)?;

@@ -9,7 +9,6 @@ pub mod device;
 pub mod export;
 pub mod fetch;
 pub mod gguf;
-pub mod kv;
 pub mod lora;
 pub mod ops;
 pub mod packed;

@@ -1,8 +1,8 @@
 //! The one batch shape of the decoder: token spans laid end to end, without padding.
 //!
-//! A span attends to everything in its *past* and causally to itself. In generation the past lies
-//! in a [`KvCache`](super::kv::KvCache) slot; in training it is another span of the same batch, so
-//! that answers to one prompt share the prompt's tokens, and a group of rollouts costs one prompt.
+//! A span attends to everything in its *past* and causally to itself. The past is another span of
+//! the same batch, so that answers to one prompt share the prompt's tokens, and a group of rollouts
+//! costs one prompt in training. (Generation's past lies in pages: [`super::runner`].)
 
 use std::ops::Range;
 
@@ -13,13 +13,6 @@ pub enum Past {
     None,
     /// All tokens of an earlier span of the same batch, which itself has no past.
     Span(usize),
-    /// The first `len` positions of a cache slot; the span's own keys are written behind them.
-    Slot {
-        /// Which slot of the cache.
-        slot: usize,
-        /// Positions already filled.
-        len: usize,
-    },
 }
 
 /// A run of consecutive tokens of one sequence.
@@ -55,7 +48,6 @@ impl Packed {
     pub fn push(&mut self, tokens: &[u32], past: Past) -> usize {
         let offset = match past {
             Past::None => 0,
-            Past::Slot { len, .. } => len,
             Past::Span(index) => {
                 let parent = &self.spans[index];
                 assert_eq!(parent.past, Past::None, "a shared prefix must start its sequence");

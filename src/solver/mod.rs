@@ -5,6 +5,7 @@ use crate::config::Solve;
 use crate::inference::GenerateError;
 use crate::inference::Generator;
 use crate::inference::Sampling;
+use crate::inference::concurrent::in_order;
 use crate::protocol::PromptError;
 use crate::protocol::Reader;
 use crate::protocol::answer_of;
@@ -18,6 +19,8 @@ use crate::rollout::Step;
 use crate::task::Passage;
 use crate::task::Task;
 
+/// Conversations at the same time at most: a unit of a night's work.
+const CONVERSATIONS: usize = 32;
 /// Turns of a block conversation at most.
 const BLOCK_TURNS: usize = 4;
 
@@ -61,7 +64,7 @@ impl Solver<'_> {
     pub fn solve(&self, tasks: &[Task]) -> Result<Vec<Vec<Rollout>>, SolveError> {
         match self.settings.protocol {
             ProtocolName::ScriptedSearch => self.scripted(tasks),
-            ProtocolName::Blocks => tasks.iter().map(|task| self.blocks(task)).collect(),
+            ProtocolName::Blocks => self.blocks(tasks),
         }
     }
 
@@ -114,37 +117,41 @@ impl Solver<'_> {
         Ok(all)
     }
 
-    /// Conversations in blocks, one after another.
-    fn blocks(&self, task: &Task) -> Result<Vec<Rollout>, SolveError> {
-        let prompt = self.reader.tokenizer.encode(&blocks::instruction(&task.question));
-        let mut rollouts = Vec::with_capacity(self.settings.rollouts);
-        for index in 0..self.settings.rollouts {
-            let number = index.to_string();
-            let limits = blocks::Limits {
-                turns: BLOCK_TURNS,
-                turn_tokens: self.settings.max_tokens,
-                sampling: Sampling::at(self.settings.temperature),
-                seed: rng::derive(self.seed, &[&self.round, &task.id, &number]),
-            };
-            let search = |query: &str| -> Result<Vec<Passage>, SolveError> {
-                let hits = self.retriever.search(query, self.passages)?;
-                Ok(hits.into_iter().map(|hit| hit.passage).collect())
-            };
-            let tokenizer = self.reader.tokenizer;
-            let talk =
-                blocks::converse(self.generator, tokenizer, prompt.clone(), &limits, search)?;
-            rollouts.push(Rollout {
-                id: rng::content_id(&["rollout", &self.round, &task.id, &number]),
-                task_id: task.id.clone(),
-                index: index as u32,
-                model_version: self.generator.model_version().to_string(),
-                steps: talk.steps,
-                queries: talk.queries,
-                retrieved: talk.retrieved,
-                answer: talk.answer,
-                stop: talk.stop,
-            });
-        }
-        Ok(rollouts)
+    /// Conversations in blocks, side by side: while one searches, others write.
+    fn blocks(&self, tasks: &[Task]) -> Result<Vec<Vec<Rollout>>, SolveError> {
+        let n = self.settings.rollouts;
+        let all = in_order(tasks.len() * n, CONVERSATIONS, |conversation| {
+            self.conversation(&tasks[conversation / n], conversation % n)
+        });
+        let mut all = all?.into_iter();
+        Ok(tasks.iter().map(|_| all.by_ref().take(n).collect()).collect())
+    }
+
+    fn conversation(&self, task: &Task, index: usize) -> Result<Rollout, SolveError> {
+        let tokenizer = self.reader.tokenizer;
+        let prompt = tokenizer.encode(&blocks::instruction(&task.question));
+        let number = index.to_string();
+        let limits = blocks::Limits {
+            turns: BLOCK_TURNS,
+            turn_tokens: self.settings.max_tokens,
+            sampling: Sampling::at(self.settings.temperature),
+            seed: rng::derive(self.seed, &[&self.round, &task.id, &number]),
+        };
+        let search = |query: &str| -> Result<Vec<Passage>, SolveError> {
+            let hits = self.retriever.search(query, self.passages)?;
+            Ok(hits.into_iter().map(|hit| hit.passage).collect())
+        };
+        let talk = blocks::converse(self.generator, tokenizer, prompt, &limits, search)?;
+        Ok(Rollout {
+            id: rng::content_id(&["rollout", &self.round, &task.id, &number]),
+            task_id: task.id.clone(),
+            index: index as u32,
+            model_version: self.generator.model_version().to_string(),
+            steps: talk.steps,
+            queries: talk.queries,
+            retrieved: talk.retrieved,
+            answer: talk.answer,
+            stop: talk.stop,
+        })
     }
 }

@@ -265,7 +265,7 @@ impl<'a> Trainer<'a> {
         adapter: Option<&Adapter>,
     ) -> Result<TokenScores, TrainError> {
         let ops = self.decoder.operations();
-        let hidden = self.decoder.forward(&batch.packed, adapter, None)?;
+        let hidden = self.decoder.forward(&batch.packed, adapter)?;
         let hidden = ops.rows(&hidden, &batch.rows())?;
         Ok(ops.token_scores(&hidden, self.decoder.head(), &batch.tokens(), false)?.tokens)
     }

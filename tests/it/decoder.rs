@@ -1,5 +1,5 @@
-//! The decoder: against candle-transformers on a tiny model, against llama.cpp on the real one,
-//! and its two modes against each other.
+//! The decoder: against candle-transformers on a tiny model, against llama.cpp on the real one, and
+//! branches against their own sequences. `runner.rs` holds generation's runners to it.
 
 use std::collections::HashMap;
 
@@ -54,32 +54,10 @@ fn logits_equal_candle_transformers() {
     let decoder = support::tiny_decoder();
     let mut batch = Packed::new();
     batch.push(&tokens, Past::None);
-    let hidden = decoder.forward(&batch, None, None).unwrap();
+    let hidden = decoder.forward(&batch, None).unwrap();
     let logits = rows(&decoder.logits(&hidden, &[39]).unwrap());
     let difference = max_difference(&logits, &expected);
     assert!(difference < 1e-4, "logits differ by {difference}");
-}
-
-#[test]
-fn cached_and_uncached_forward_agree() {
-    let decoder = support::tiny_decoder();
-    let tokens: Vec<u32> = (0..90).map(|i| i * 17 % 96).collect();
-    let mut whole = Packed::new();
-    whole.push(&tokens, Past::None);
-    let expected = decoder.forward(&whole, None, None).unwrap();
-
-    let mut cache = decoder.new_cache(3, 128);
-    let mut filled = 0;
-    let mut parts = Vec::new();
-    for length in [70, 1, 1, 18] {
-        let mut batch = Packed::new();
-        batch.push(&tokens[filled..filled + length], Past::Slot { slot: 1, len: filled });
-        parts.push(decoder.forward(&batch, None, Some(&mut cache)).unwrap());
-        filled += length;
-    }
-    let parts = Tensor::cat(&parts, 0).unwrap();
-    let difference = max_difference(&rows(&parts), &rows(&expected));
-    assert!(difference < 1e-4, "hidden states differ by {difference}");
 }
 
 #[test]
@@ -92,12 +70,12 @@ fn a_branch_equals_its_own_sequence() {
     for branch in &branches {
         tree.push(branch, Past::Span(root));
     }
-    let hidden = decoder.forward(&tree, None, None).unwrap();
+    let hidden = decoder.forward(&tree, None).unwrap();
     let mut start = prompt.len();
     for branch in &branches {
         let mut alone = Packed::new();
         alone.push(&[prompt.as_slice(), branch].concat(), Past::None);
-        let expected = decoder.forward(&alone, None, None).unwrap();
+        let expected = decoder.forward(&alone, None).unwrap();
         let expected = expected.narrow(0, prompt.len(), branch.len()).unwrap();
         let ours = hidden.narrow(0, start, branch.len()).unwrap();
         let difference = max_difference(&rows(&ours), &rows(&expected));

@@ -17,8 +17,6 @@ use nightschool::model::export::export;
 use nightschool::model::lora::Adapter;
 use nightschool::model::lora::LoraShape;
 use nightschool::model::lora::TargetSet;
-use nightschool::model::packed::Packed;
-use nightschool::model::packed::Past;
 use nightschool::rng;
 use nightschool::trainer::objective::Objective;
 use serde::Deserialize;
@@ -32,12 +30,12 @@ use crate::trainer::adapter;
 use crate::trainer::check_finite_differences_of;
 
 #[derive(Deserialize)]
-struct Values {
-    tokens: Vec<u32>,
+pub(crate) struct Values {
+    pub(crate) tokens: Vec<u32>,
     /// The positions whose logits are given.
     rows: Vec<usize>,
     /// Logits by folder or file.
-    models: BTreeMap<String, Vec<Vec<f32>>>,
+    pub(crate) models: BTreeMap<String, Vec<Vec<f32>>>,
     /// The folder that the adapter is for.
     adapted: String,
     adapter_logits: Vec<Vec<f32>>,
@@ -78,7 +76,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name)
 }
 
-fn values() -> Values {
+pub(crate) fn values() -> Values {
     serde_json::from_slice(&std::fs::read(fixture("values.json")).unwrap()).unwrap()
 }
 
@@ -100,27 +98,6 @@ fn folders_and_gguf_files_of_every_family_give_the_logits_of_transformers() {
     for (name, expected) in &values.models {
         let model = load(&fixture(name));
         assert_close(name, &at(&values.rows, &logits(&model, None, &values.tokens)), expected);
-    }
-}
-
-#[test]
-fn step_by_step_with_a_cache_gives_the_same_logits() {
-    let values = values();
-    for (name, expected) in &values.models {
-        let decoder = load(&fixture(name)).decoder;
-        let mut cache = decoder.new_cache(2, values.tokens.len());
-        let (mut filled, mut found) = (0, Vec::new());
-        while filled < values.tokens.len() {
-            let length = if filled == 0 { 190 } else { 1 };
-            let mut batch = Packed::new();
-            let tokens = &values.tokens[filled..filled + length];
-            batch.push(tokens, Past::Slot { slot: 1, len: filled });
-            let hidden = decoder.forward(&batch, None, Some(&mut cache)).unwrap();
-            let rows: Vec<u32> = (0..length as u32).collect();
-            found.extend(decoder.logits(&hidden, &rows).unwrap().to_vec2().unwrap());
-            filled += length;
-        }
-        assert_close(name, &at(&values.rows, &found), expected);
     }
 }
 

@@ -16,6 +16,7 @@ mod cuda;
 mod decoder;
 mod default_model;
 mod durable;
+mod engine;
 mod families;
 mod fetch;
 mod fetch_hub;

@@ -68,7 +68,7 @@ fn adapter(model: &Model) -> Adapter {
 pub(crate) fn logits(model: &Model, adapter: Option<&Adapter>, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut batch = Packed::new();
     batch.push(tokens, Past::None);
-    let hidden = model.decoder.forward(&batch, adapter, None).unwrap();
+    let hidden = model.decoder.forward(&batch, adapter).unwrap();
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
     model.decoder.logits(&hidden, &rows).unwrap().to_vec2().unwrap()
 }

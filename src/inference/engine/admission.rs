@@ -7,6 +7,7 @@
 
 use super::job::Active;
 use super::job::Work;
+use super::plain;
 use super::scheduler::Scheduler;
 use super::sequence::Sequence;
 use crate::inference::GenerateError;
@@ -97,7 +98,7 @@ impl Scheduler {
         if let Some(copy) = place.copy {
             if let Err(error) = self.runner.copy_page(copy.from, copy.to, copy.positions) {
                 self.pages.release(place.held);
-                return Try::Failed(GenerateError::Step(error.to_string()));
+                return Try::Failed(GenerateError::Step(plain(&error)));
             }
         }
         self.statistics.shared_positions += place.ready as u64;

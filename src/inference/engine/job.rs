@@ -146,7 +146,10 @@ impl Active {
                 Answer::Generations(all.collect())
             }
         });
+        let Job { version, reply, .. } = self.job;
+        // First, so that whoever has the answer finds the version forgotten if it was the last.
+        drop(version);
         // Nobody may be waiting any more.
-        let _ = self.job.reply.send(answer);
+        let _ = reply.send(answer);
     }
 }

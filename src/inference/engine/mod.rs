@@ -47,6 +47,7 @@ use super::TokenScore;
 use crate::config;
 use crate::model::Model;
 use crate::model::lora::Adapter;
+use crate::model::runner::Description;
 use crate::model::runner::PAGE;
 use crate::model::runner::Runner;
 use crate::rollout::StopReason;
@@ -111,6 +112,7 @@ struct Shared {
     interrupt: Arc<AtomicBool>,
     /// Pages that the runner has.
     pages: usize,
+    description: Description,
 }
 
 /// A running engine. Dropping it ends its thread and fails what is under way.
@@ -162,12 +164,12 @@ impl Engine {
         let rows = settings.rows.clamp(1, step_tokens / 2);
         let settings = EngineSettings { rows, step_tokens, queue: settings.queue.max(1) };
         let inbox = Arc::new(Inbox::new(settings.queue));
-        let pages = runner.pages();
+        let (pages, description) = (runner.pages(), runner.describe());
         let (own_model, own_inbox) = (model.clone(), inbox.clone());
         let scheduler = Scheduler::new(own_model, runner, settings, own_inbox, interrupt.clone());
         let thread = std::thread::Builder::new().name("engine".into());
         let thread = Some(thread.spawn(move || scheduler.run())?);
-        let shared = Arc::new(Shared { inbox, model, interrupt, pages });
+        let shared = Arc::new(Shared { inbox, model, interrupt, pages, description });
         Ok(Self { shared, thread })
     }
 
@@ -194,6 +196,11 @@ impl Engine {
         let known = answer.recv().unwrap_or_else(|_| Err(inbox.stopped()))?;
         let loaded = Arc::new(Loaded { known, inbox: inbox.clone() });
         Ok(Policy { shared: self.shared.clone(), loaded, version: version.into() })
+    }
+
+    /// What it runs on.
+    pub fn description(&self) -> &Description {
+        &self.shared.description
     }
 
     /// What it has done and holds.
@@ -278,6 +285,14 @@ impl Policy {
             return Err(GenerateError::NoMemory { positions, room });
         }
         Ok(())
+    }
+}
+
+/// What candle says, without the backtrace that it may carry.
+fn plain(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => plain(inner),
+        other => other.to_string(),
     }
 }
 

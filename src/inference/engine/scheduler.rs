@@ -21,6 +21,7 @@ use super::inbox::Known;
 use super::job::Active;
 use super::pages::PagePool;
 use super::pages::VersionId;
+use super::plain;
 use super::sequence::Chunk;
 use super::sequence::Sequence;
 use crate::inference::GenerateError;
@@ -164,7 +165,7 @@ impl Scheduler {
 
     fn load(&mut self, adapter: Option<&Adapter>) -> Result<Known, GenerateError> {
         let adapter = adapter.map(|adapter| self.runner.add_adapter(adapter)).transpose();
-        let adapter = adapter.map_err(|error| GenerateError::Adapter(error.to_string()))?;
+        let adapter = adapter.map_err(|error| GenerateError::Adapter(plain(&error)))?;
         let id = VersionId(self.next_version);
         self.next_version += 1;
         Ok(Known { id, adapter })
@@ -218,7 +219,7 @@ impl Scheduler {
         let logits = match self.runner.run(&batch) {
             Ok(logits) => logits,
             Err(error) => {
-                self.lose(&chunks, &error.to_string());
+                self.lose(&chunks, &plain(&error));
                 return (start.elapsed(), Duration::ZERO);
             }
         };

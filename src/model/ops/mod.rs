@@ -21,7 +21,6 @@ use candle_core::Tensor;
 use rand::Rng as _;
 
 pub use self::cpu::Cpu;
-pub use self::cpu::cached_attention;
 pub(crate) use self::cpu::exp;
 pub use self::cpu::matmul_unit;
 pub use self::cpu::tiles_available;
@@ -337,14 +336,5 @@ fn check_targets(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<()
     match targets.iter().find(|target| **target as usize >= vocabulary) {
         Some(target) => candle_core::bail!("token {target} is outside the vocabulary"),
         None => Ok(()),
-    }
-}
-
-/// Fails when a span's past is not in the batch.
-fn check_spans(spans: &[Span]) -> Result<()> {
-    use crate::model::packed::Past;
-    match spans.iter().any(|span| matches!(span.past, Past::Slot { .. })) {
-        true => candle_core::bail!("a span with its past in the cache needs the cache"),
-        false => Ok(()),
     }
 }

@@ -21,7 +21,6 @@ use super::RopeTable;
 use super::Rotation;
 use super::Scored;
 use super::TokenScores;
-use super::check_spans;
 use super::check_targets;
 use crate::model::packed::Past;
 use crate::model::packed::Span;
@@ -161,7 +160,6 @@ impl Operations for Portable {
         spans: &[Span],
         shape: HeadShape,
     ) -> Result<Tensor> {
-        check_spans(spans)?;
         let mut outs = Vec::new();
         for tree in trees(spans) {
             let part = Tree::new(&tree, q, k, v, shape)?;
@@ -179,7 +177,6 @@ impl Operations for Portable {
         shape: HeadShape,
         gradient: &Tensor,
     ) -> Result<[Tensor; 3]> {
-        check_spans(spans)?;
         let [mut dq, mut dk, mut dv] = [Vec::new(), Vec::new(), Vec::new()];
         for tree in trees(spans) {
             let part = Tree::new(&tree, q, k, v, shape)?;

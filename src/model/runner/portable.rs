@@ -200,10 +200,12 @@ impl Runner for PortableRunner {
         if positions == 0 {
             return Ok(());
         }
+        let first = from * PAGE as u32;
+        let rows = Tensor::arange(first, first + positions as u32, self.device())?;
         for store in &self.stores {
             for tensor in [&store.keys, &store.values] {
-                let part = tensor.narrow(0, from as usize * PAGE, positions)?.copy()?;
-                tensor.slice_set(&part, 0, to as usize * PAGE)?;
+                // Not `narrow` and `copy`, which would copy the whole store.
+                tensor.slice_set(&tensor.index_select(&rows, 0)?, 0, to as usize * PAGE)?;
             }
         }
         Ok(())

@@ -19,9 +19,7 @@ use super::matrix::product;
 use super::matrix::sum_of_products;
 use super::tensor;
 use super::zeros;
-use crate::model::kv::KvCache;
 use crate::model::ops::HeadShape;
-use crate::model::ops::check_spans;
 use crate::model::packed::Past;
 use crate::model::packed::Span;
 
@@ -194,7 +192,7 @@ fn keys<'a>(
 fn past_of(span: &Span, spans: &[Span]) -> Range<usize> {
     match span.past {
         Past::Span(parent) => spans[parent].range.clone(),
-        _ => 0..0,
+        Past::None => 0..0,
     }
 }
 
@@ -205,7 +203,6 @@ pub(super) fn forward(
     spans: &[Span],
     shape: HeadShape,
 ) -> Result<Tensor> {
-    check_spans(spans)?;
     let dims = q.dims2()?;
     let (q, k, v) = (Floats::of(q)?, Floats::of(k)?, Floats::of(v)?);
     let blocks = blocks(spans, shape);
@@ -311,7 +308,7 @@ impl Backward<'_> {
     fn run(&self, blocks: &[Block]) -> (Vec<Vec<f32>>, KeyGradients) {
         let root = |block: &Block| match self.spans[block.span].past {
             Past::Span(parent) => self.spans[parent].range.start,
-            _ => self.spans[block.span].range.start,
+            Past::None => self.spans[block.span].range.start,
         };
         let start = blocks.iter().map(root).min().unwrap_or(0);
         let end = blocks.iter().map(|block| block.tokens.end).max().unwrap_or(0);
@@ -346,7 +343,6 @@ pub(super) fn backward(
     shape: HeadShape,
     gradient: &Tensor,
 ) -> Result<[Tensor; 3]> {
-    check_spans(spans)?;
     let (q_dims, k_dims) = (q.dims2()?, k.dims2()?);
     let (q, k, v, g) = (Floats::of(q)?, Floats::of(k)?, Floats::of(v)?, Floats::of(gradient)?);
     let backward = Backward { q: &q, k: &k, v: &v, g: &g, spans, shape };
@@ -361,80 +357,6 @@ pub(super) fn backward(
         sums.add_to(&mut dk, &mut dv, shape);
     }
     Ok([tensor(dq, q_dims)?, tensor(dk, k_dims)?, tensor(dv, k_dims)?])
-}
-
-/// Attention of spans whose past lies in `cache`: writes their keys and values behind it, then
-/// attends. Not differentiable.
-///
-/// # Errors
-/// When a span's past is another span, or a tensor is not contiguous f32 on the CPU.
-pub fn cached_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    spans: &[Span],
-    shape: HeadShape,
-    layer: usize,
-    cache: &mut KvCache,
-) -> Result<Tensor> {
-    let width = shape.kv_width();
-    let (k, v) = (Floats::of(k)?, Floats::of(v)?);
-    for span in spans {
-        let Past::Slot { slot, len } = span.past else {
-            candle_core::bail!("with a cache, every span has a slot")
-        };
-        let values = span.range.start * width..span.range.end * width;
-        cache.write(layer, slot, len, &k[values.clone()], &v[values]);
-    }
-    let dims = q.dims2()?;
-    let q = Floats::of(q)?;
-    let blocks = blocks(spans, shape);
-    let rows: Vec<Vec<f32>> = blocks
-        .par_iter()
-        .map(|block| cached_block(block, &q, spans, shape, layer, cache))
-        .collect();
-    let mut out = zeros(q.len());
-    for (block, rows) in blocks.iter().zip(&rows) {
-        scatter(block, rows, &mut out, shape);
-    }
-    tensor(out, dims)
-}
-
-fn cached_block(
-    block: &Block,
-    q: &[f32],
-    spans: &[Span],
-    shape: HeadShape,
-    layer: usize,
-    cache: &KvCache,
-) -> Vec<f32> {
-    let span = &spans[block.span];
-    let Past::Slot { slot, len } = span.past else { unreachable!("checked by the caller") };
-    let reach = len + block.tokens.end - span.range.start;
-    let (k, v) = cache.head(layer, slot, block.kv_head, 0..reach);
-    let queries = gather(block, q, shape);
-    if block.tokens.len() == 1 {
-        return attend_one(&queries, k, v, shape);
-    }
-    let own_start = len * shape.head_dim;
-    let stride = shape.head_dim;
-    let past = Keys { k, v, len, stride };
-    let own = Keys { k: &k[own_start..], v: &v[own_start..], len: reach - len, stride };
-    attend(&queries, past, own, block.tokens.start - span.range.start, shape)
-}
-
-/// One token's query heads against contiguous keys: too few rows for a matrix product.
-fn attend_one(queries: &[f32], k: &[f32], v: &[f32], shape: HeadShape) -> Vec<f32> {
-    let dim = shape.head_dim;
-    let mut out = vec![0.0; queries.len()];
-    for (q, out) in queries.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
-        let mut scores: Vec<f32> = k.chunks_exact(dim).map(|k| dot(q, k) * shape.scale()).collect();
-        softmax(&mut scores);
-        for (w, v) in scores.iter().zip(v.chunks_exact(dim)) {
-            out.iter_mut().zip(v).for_each(|(out, v)| *out += w * v);
-        }
-    }
-    out
 }
 
 /// Eight partial sums, so that the compiler keeps them in one vector register.

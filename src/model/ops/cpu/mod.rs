@@ -19,7 +19,6 @@ use candle_core::Tensor;
 use parking_lot::RwLockReadGuard;
 use rayon::prelude::*;
 
-pub use self::attention::cached_attention;
 pub(crate) use self::exp::exp;
 pub use self::matrix::matmul_unit;
 pub use self::matrix::tiles_available;

@@ -41,6 +41,8 @@ use self::weights::Packed;
 use self::weights::smallest_form;
 use self::weights::values;
 use super::AdapterSlot;
+use super::Description;
+use super::PAGE;
 use super::RunBatch;
 use super::Runner;
 use crate::model::config::DecoderConfig;
@@ -287,6 +289,10 @@ impl<E: Element> Runner for CpuRunner<E> {
     }
 
     fn copy_page(&mut self, from: u32, to: u32, positions: usize) -> Result<()> {
+        let there = |page: u32| (page as usize) < self.pages.count();
+        if !there(from) || !there(to) || positions > PAGE {
+            candle_core::bail!("{positions} positions of page {from} to page {to}");
+        }
         self.pages.copy(from, to, positions);
         Ok(())
     }
@@ -301,6 +307,19 @@ impl<E: Element> Runner for CpuRunner<E> {
 
     fn remove_adapter(&mut self, slot: AdapterSlot) {
         self.adapters.remove(&slot);
+    }
+
+    fn describe(&self) -> Description {
+        let CpuDescription { unit, weights, threads, kv, .. } = self.description();
+        let kinds = weights.iter().map(|(form, bytes)| format!("{form} {} MB", bytes / 1_000_000));
+        let facts = [
+            ("device", "cpu".to_string()),
+            ("matmul_unit", unit.to_string()),
+            ("weights", kinds.collect::<Vec<_>>().join(", ")),
+            ("kv", kv.to_string()),
+            ("threads", threads.to_string()),
+        ];
+        Description { facts: facts.into(), weight_bytes: weights.values().sum() }
     }
 
     fn take_times(&mut self) -> BTreeMap<&'static str, Duration> {
