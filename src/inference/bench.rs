@@ -18,6 +18,7 @@ use super::Generator as _;
 use super::LogitMask;
 use super::Request;
 use super::Sampling;
+use super::SamplingError;
 use super::TokenScore;
 use super::engine::Policy;
 use super::engine::StartError;
@@ -65,6 +66,9 @@ pub enum BenchError {
     /// Generation failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// The model's vocabulary has no token but its end.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
     /// The adapter could not be made.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
@@ -155,15 +159,16 @@ pub fn run(
     };
     let engine = Engine::open(model.clone(), &settings, Arc::new(AtomicBool::new(false)))?;
     // Threads, memory and caches are warm for the prompts that count.
-    let warm = GenerateBench { new_tokens: 4, prompt_tokens: bench.prompt_tokens.min(64), ..*bench };
+    let warm =
+        GenerateBench { new_tokens: 4, prompt_tokens: bench.prompt_tokens.min(64), ..*bench };
     let policy = engine.policy("warm-up", adapter.as_ref())?;
-    policy.generate(&requests(model, &warm, 4, "warm-up"))?;
+    policy.generate(&requests(model, &warm, 4, "warm-up")?)?;
     drop(policy);
     let policy = engine.policy("bench", adapter.as_ref())?;
-    let prefill = measured(&engine, &policy, &requests(model, bench, 1, "bench"))?;
+    let prefill = measured(&engine, &policy, &requests(model, bench, 1, "bench")?)?;
     // The same prompts: the engine finds them read, up to their last token.
     let new_tokens = bench.new_tokens;
-    let decode = measured(&engine, &policy, &requests(model, bench, new_tokens, "bench"))?;
+    let decode = measured(&engine, &policy, &requests(model, bench, new_tokens, "bench")?)?;
     let weight_bytes = engine.description().weight_bytes;
     let logprob_error = logprob_error(model, adapter.as_ref(), bench, &decode.generations)?;
     let floor = floor(model, bench, &settings, weight_bytes, (&prefill, &decode))?;
@@ -209,14 +214,19 @@ fn fitting(model: &Model, bench: &GenerateBench, settings: &Inference) -> Infere
 }
 
 /// The prompts, each with a continuation that does not end by itself.
-fn requests(model: &Model, bench: &GenerateBench, new: usize, label: &str) -> Vec<Request> {
+fn requests(
+    model: &Model,
+    bench: &GenerateBench,
+    new: usize,
+    label: &str,
+) -> Result<Vec<Request>, SamplingError> {
     let vocabulary = model.decoder.config().vocabulary;
     let tokens = |n: usize, label: &str| -> Vec<u32> {
         let mut draws = rng::stream(1, &["bench generate", label]);
         (0..n).map(|_| draws.random_range(0..vocabulary as u32)).collect()
     };
     let ends: Vec<u32> = (0..vocabulary as u32).filter(|token| model.is_end(*token)).collect();
-    let mask = Arc::new(LogitMask::forbid(vocabulary, &ends));
+    let mask = Arc::new(LogitMask::forbid(vocabulary, &ends)?);
     let shared = tokens(bench.shared_prefix.min(bench.prompt_tokens), label);
     let one_prompt = shared.len() == bench.prompt_tokens;
     let request = |index: usize| {
@@ -229,7 +239,7 @@ fn requests(model: &Model, bench: &GenerateBench, new: usize, label: &str) -> Ve
             ..Request::new([shared.as_slice(), &own].concat(), new)
         }
     };
-    (0..if one_prompt { 1 } else { bench.batch }).map(request).collect()
+    Ok((0..if one_prompt { 1 } else { bench.batch }).map(request).collect())
 }
 
 /// One call.
@@ -264,8 +274,7 @@ fn measured(
 
 /// An adapter that changes a little.
 fn random_adapter(config: &DecoderConfig, rank: usize) -> Result<Adapter, AdapterError> {
-    let shape =
-        LoraShape { rank, alpha: rank as f32, dropout: 0.0, targets: TargetSet::ALL };
+    let shape = LoraShape { rank, alpha: rank as f32, dropout: 0.0, targets: TargetSet::ALL };
     let mut draws = rng::stream(1, &["bench adapter"]);
     let adapter = Adapter::fresh(config, shape, &mut draws)?;
     for (name, variable) in adapter.variables() {
@@ -287,7 +296,7 @@ fn logprob_error(
     bench: &GenerateBench,
     generations: &[Vec<Generation>],
 ) -> Result<Option<LogprobError>, BenchError> {
-    let prompts = requests(model, bench, bench.new_tokens, "bench");
+    let prompts = requests(model, bench, bench.new_tokens, "bench")?;
     let rows = prompts.iter().zip(generations);
     let rows = rows.flat_map(|(request, samples)| samples.iter().map(move |g| (request, g)));
     let mut errors = Vec::new();

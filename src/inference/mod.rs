@@ -8,14 +8,18 @@ pub mod concurrent;
 pub mod engine;
 pub mod sampler;
 pub mod scripted;
+pub mod stop;
 
 pub use engine::Engine;
 pub use engine::EngineSettings;
 pub use engine::Policy;
 pub use engine::Ticket;
+pub use sampler::Drawn;
 pub use sampler::LogitMask;
 pub use sampler::Sampling;
+pub use sampler::SamplingError;
 pub use scripted::Scripted;
+pub use stop::StopMatcher;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,6 +134,9 @@ pub enum GenerateError {
     /// A prompt without a token.
     #[error("a prompt needs at least one token")]
     EmptyPrompt,
+    /// Tokens cannot be chosen as asked.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
     /// A script had no continuation left.
     #[error("the script has no continuation for request {0}")]
     ScriptEnded(usize),

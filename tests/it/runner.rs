@@ -310,7 +310,9 @@ fn every_unit_of_the_processor_gives_the_decoders_logits() {
                         step(&mut *runner, &mut [(&mut whole, length)]);
                     }
                     assert_close(&format!("{name}, {unit:?}"), &whole.logits, &expected);
-                    bits.push(whole.logits.concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+                    bits.push(
+                        whole.logits.concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                    );
                 }
                 assert!(bits[0] == bits[1] && bits[1] == bits[2], "{name}, {unit:?}: parts matter");
             }

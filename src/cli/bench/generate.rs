@@ -17,7 +17,7 @@ use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
 
 #[derive(Debug, Args)]
-pub(super) struct GenerateArgs {
+pub(in crate::cli) struct GenerateArgs {
     /// A built-in name, a folder, a .gguf file or a hub id
     #[arg(long, default_value = "smollm2-135m")]
     model: String,

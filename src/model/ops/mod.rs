@@ -7,6 +7,7 @@
 //! other device, with weights of any type. `tests/it/ops.rs` holds both to candle's autograd.
 
 mod cpu;
+mod exp;
 mod portable;
 mod rope;
 mod timed;
@@ -21,9 +22,9 @@ use candle_core::Tensor;
 use rand::Rng as _;
 
 pub use self::cpu::Cpu;
-pub(crate) use self::cpu::exp;
 pub use self::cpu::matmul_unit;
 pub use self::cpu::tiles_available;
+pub(crate) use self::exp::exp;
 pub use self::portable::Portable;
 pub use self::rope::RopeTable;
 pub use self::timed::Timed;

@@ -1,7 +1,6 @@
 //! The operations as kernels over f32 slices, on all cores.
 
 mod attention;
-mod exp;
 mod head;
 mod linear;
 mod matrix;
@@ -19,7 +18,6 @@ use candle_core::Tensor;
 use parking_lot::RwLockReadGuard;
 use rayon::prelude::*;
 
-pub(crate) use self::exp::exp;
 pub use self::matrix::matmul_unit;
 pub use self::matrix::tiles_available;
 use super::HeadShape;

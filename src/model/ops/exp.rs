@@ -1,7 +1,7 @@
 //! An exponential that the compiler can vectorise.
 //!
 //! Softmax and SwiGLU take tens of millions of exponentials per prompt; the C library's scalar one
-//! was a fifth of the prefill time.
+//! was a fifth of the prefill time. Drawing a token takes one for each token of the vocabulary.
 
 /// e^x within 2 units in the last place for x in [−87, 88]; clamped outside.
 #[inline(always)]
