@@ -50,11 +50,12 @@ pub(super) unsafe fn attend<'q, E: Element>(
     for (index, page) in work.pages[..=last / PAGE].iter().enumerate() {
         // SAFETY: the caller's.
         let (keys, values) = unsafe { pages.read(*page, work.layer, work.kv_head) };
-        if let Some(next) = work.pages.get(index + 1) {
-            pages.prefetch(*next, work.layer, work.kv_head);
-        }
+        // SAFETY: only fetched, not read.
+        let next = work.pages[index + 1..=last / PAGE]
+            .first()
+            .map(|next| unsafe { pages.read(*next, work.layer, work.kv_head) });
         let first = index * PAGE;
-        let view = Page { keys, values, head_dim: shape.head_dim, width };
+        let view = Page { keys, values, head_dim: shape.head_dim, width, next };
         // Positions of the page that a row sees.
         let visible = |row: usize| (work.position + row / group + 1).saturating_sub(first);
         let start = (0..rows).find(|row| visible(*row) > 0).unwrap_or(rows);

@@ -38,6 +38,28 @@ pub(super) struct Page<'a, E> {
     pub(super) values: &'a [E],
     pub(super) head_dim: usize,
     pub(super) width: usize,
+    /// Keys and values of the page that comes next.
+    pub(super) next: Option<(&'a [E], &'a [E])>,
+}
+
+/// Has the processor fetch the line of `side` that begins at `at`, a little every time something is
+/// computed: pages lie far apart, so it would not guess which comes next, and all at once would
+/// hold up what is computed now.
+#[inline(always)]
+fn prefetch<E>(side: &[E], at: usize, lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..lines {
+        use std::arch::x86_64::_MM_HINT_T0;
+        use std::arch::x86_64::_mm_prefetch;
+        let place = side.as_ptr().wrapping_add(at).wrapping_byte_add(64 * line);
+        // SAFETY: a hint, which may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+    }
+}
+
+/// Cache lines of `n` numbers.
+const fn lines_of<E>(n: usize) -> usize {
+    (n * size_of::<E>()).div_ceil(64)
 }
 
 /// A number as pages keep it.
@@ -148,7 +170,9 @@ unsafe fn visit_page<V: Lanes, E: Element>(
     state: &mut State,
 ) {
     let mut row = start;
+    let mut next = page.next;
     while row < queries.len() {
+        let page = &Page { next, ..*page };
         // SAFETY: the caller's.
         unsafe {
             row += match queries.len() - row {
@@ -158,6 +182,7 @@ unsafe fn visit_page<V: Lanes, E: Element>(
                 _ => visit_rows::<V, E, 4>(page, queries, row, visible, state),
             };
         }
+        next = None;
     }
 }
 
@@ -200,6 +225,9 @@ unsafe fn scores<V: Lanes, E: Element, const R: usize>(
         unsafe {
             let mut acc = [[V::splat(0.0); 2]; R];
             for dimension in 0..page.head_dim {
+                if let (Some((keys, _)), 0) = (page.next, column) {
+                    prefetch(keys, dimension * PAGE, lines_of::<E>(PAGE));
+                }
                 let keys = page.keys.as_ptr().add(dimension * PAGE + column);
                 let keys: [V; 2] = [E::load(keys), E::load(keys.add(V::N))];
                 for (acc, query) in acc.iter_mut().zip(queries) {
@@ -225,15 +253,15 @@ fn soften(scores: &mut [f32; PAGE], visible: usize, max: &mut f32, sum: &mut f32
         return 1.0;
     }
     scores[visible..].fill(f32::NEG_INFINITY);
-    let mut maxima = [*max; 8];
-    for scores in scores.chunks_exact(8) {
+    let mut maxima = [*max; 16];
+    for scores in scores.chunks_exact(16) {
         for (max, score) in maxima.iter_mut().zip(scores) {
             *max = if *score > *max { *score } else { *max };
         }
     }
     let new = maxima.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0_f32; 8];
-    for scores in scores.chunks_exact_mut(8) {
+    let mut sums = [0.0_f32; 16];
+    for scores in scores.chunks_exact_mut(16) {
         for (sum, score) in sums.iter_mut().zip(scores) {
             *score = exp(*score - new);
             *sum += *score;
@@ -286,6 +314,9 @@ unsafe fn add_columns<V: Lanes, E: Element, const R: usize, const C: usize>(
             std::array::from_fn(|c| V::load(outputs.add(r * page.width + c * V::N)).mul(factor))
         });
         for position in 0..reach {
+            if let (Some((_, values)), 0) = (page.next, column) {
+                prefetch(values, position * page.width, lines_of::<E>(page.width));
+            }
             let values = page.values.as_ptr().add(position * page.width + column);
             let values: [V; C] = std::array::from_fn(|c| E::load(values.add(c * V::N)));
             for (acc, weights) in acc.iter_mut().zip(weights) {

@@ -105,22 +105,6 @@ impl<E: Element> SharedPages<'_, E> {
         unsafe { self.memory.read(start..start + 2 * side) }.split_at(side)
     }
 
-    /// Has the processor fetch what [`SharedPages::read`] will return. Pages lie far apart: it would
-    /// not guess which comes next.
-    pub(super) fn prefetch(&self, page: u32, layer: usize, head: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::_MM_HINT_T0;
-            use std::arch::x86_64::_mm_prefetch;
-            let (start, len) = (self.layout.keys(page, layer, head), 2 * self.layout.side());
-            let first = self.memory.at(start, len);
-            for at in (0..len).step_by(64 / size_of::<E>()) {
-                // SAFETY: a hint; the address is valid anyway.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(at).cast_const().cast()) };
-            }
-        }
-    }
-
     /// Writes a key and a value, rounded if need be; each is padded to the width.
     ///
     /// # Safety
