@@ -12,6 +12,7 @@ use clap::Args;
 use clap::Subcommand;
 use clap::ValueEnum;
 
+use super::Global;
 use super::Json;
 use super::Output;
 use super::output::table;
@@ -115,10 +116,10 @@ pub(super) struct RetrieveArgs {
     json: Json,
 }
 
-pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
+pub(super) fn run(global: &Global, command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Retrieve(args) => retrieve(args),
-        BenchCommand::Generate(args) => generate::run(args),
+        BenchCommand::Generate(args) => generate::run(global, args),
         BenchCommand::Train(args) => train(args),
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod concurrent;
+pub mod doctor;
 pub mod engine;
 pub mod sampler;
 pub mod scripted;

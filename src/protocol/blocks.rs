@@ -142,7 +142,13 @@ pub fn converse<E: From<GenerateError>>(
             seed: crate::rng::derive(limits.seed, &["turn", &turn.to_string()]),
             ..Request::new(so_far, limits.turn_tokens)
         };
-        let generations = generator.generate(&[request])?;
+        let generations = match generator.generate(&[request]) {
+            // It has outgrown the model: cut off, like a turn that is too long.
+            Err(GenerateError::TooLong { .. } | GenerateError::NoMemory { .. }) if turn > 0 => {
+                break;
+            }
+            other => other?,
+        };
         let Some(generation) = generations.into_iter().flatten().next() else { break };
         let text = tokenizer.decode(&generation.tokens);
         talk.stop = generation.stop;

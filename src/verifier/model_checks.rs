@@ -46,7 +46,8 @@ impl ModelChecks<'_> {
     /// `from_memory` for the second.
     ///
     /// # Errors
-    /// Only when stopped on request; any other failure rejects the drafts it concerns.
+    /// Only when stopped on request, or when nothing is generated any more; any other failure
+    /// rejects the drafts it concerns.
     pub fn run(
         &self,
         candidates: &mut [Candidate],
@@ -87,7 +88,10 @@ impl ModelChecks<'_> {
             }
         }
         let outcome = match generator.generate(&requests) {
-            Err(GenerateError::Interrupted) => return Err(GenerateError::Interrupted),
+            // Nobody's drafts are at fault.
+            Err(error @ (GenerateError::Interrupted | GenerateError::Stopped(_))) => {
+                return Err(error);
+            }
             other => other,
         };
         for (place, index) in asked.into_iter().enumerate() {

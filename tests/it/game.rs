@@ -2,6 +2,9 @@
 //! rewards, evaluation. `night.rs` and `decoder.rs` run the same paths on real models.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
 
 use nightschool::config;
 use nightschool::config::ProtocolName;
@@ -11,9 +14,16 @@ use nightschool::curriculum::Sampler as _;
 use nightschool::evaluation;
 use nightschool::evaluation::Answered;
 use nightschool::evaluation::bootstrap;
+use nightschool::inference::Continuation;
 use nightschool::inference::GenerateError;
+use nightschool::inference::Generation;
+use nightschool::inference::Generator;
+use nightschool::inference::Request;
 use nightschool::inference::Sampling;
 use nightschool::inference::Scripted;
+use nightschool::inference::TokenScore;
+use nightschool::inference::concurrent::in_order;
+use nightschool::model::Model;
 use nightschool::protocol::Prompts;
 use nightschool::protocol::Reader;
 use nightschool::protocol::blocks;
@@ -286,6 +296,115 @@ fn rollouts_keep_tokens_owners_and_what_was_found() {
     let mut cut = group[0].clone();
     cut.stop = StopReason::Length;
     assert!(!reward::counts(&cut), "a cut-off rollout has no place in its group");
+}
+
+/// A model that searches in its first turn, and answers with what it was asked in the second. Its
+/// first turns wait for each other.
+struct Searching {
+    tokenizer: Arc<Model>,
+    conversations: usize,
+    begun: Mutex<usize>,
+    all_begun: Condvar,
+}
+
+impl Generator for Searching {
+    fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generation>>, GenerateError> {
+        let said = self.tokenizer.tokenizer.decode(&requests[0].prompt);
+        let text = if said.contains("<information>Doc") {
+            "<answer>Tycho Brahe</answer>".to_string()
+        } else {
+            let mut begun = self.begun.lock().unwrap();
+            *begun += 1;
+            self.all_begun.notify_all();
+            let waiting = |begun: &mut usize| *begun < self.conversations;
+            let patience = std::time::Duration::from_secs(60);
+            let (_begun, waited) =
+                self.all_begun.wait_timeout_while(begun, patience, waiting).unwrap();
+            assert!(!waited.timed_out(), "conversations run one after the other");
+            format!("<search>Kepler {}</search>", requests[0].seed)
+        };
+        let tokens = self.tokenizer.tokenizer.encode(&text);
+        let logprobs = vec![-1.0; tokens.len()];
+        let stop = StopReason::StopString;
+        Ok(vec![vec![Generation { tokens, logprobs, scores: Vec::new(), text, stop }]])
+    }
+
+    fn score(&self, _: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        Err(GenerateError::Unsupported("not asked for".into()))
+    }
+
+    fn model_version(&self) -> &str {
+        "searching"
+    }
+}
+
+#[test]
+fn conversations_run_side_by_side_and_come_back_in_order() {
+    let model = support::default_model();
+    let prompts = Prompts::built_in().unwrap();
+    let index = LexicalIndex::in_memory(passages()).unwrap();
+    let flags = ["solve.rollouts=3".into(), "solve.protocol=blocks".into()];
+    let settings = config::load(&[], &flags).unwrap().solve;
+    let searching = Searching {
+        tokenizer: model.clone(),
+        conversations: 6,
+        begun: Mutex::new(0),
+        all_begun: Condvar::new(),
+    };
+    let solver = Solver {
+        generator: &searching,
+        retriever: &index,
+        reader: Reader {
+            prompts: &prompts,
+            prompt: "bare",
+            tokenizer: &model.tokenizer,
+            max_tokens: 16,
+        },
+        settings: &settings,
+        passages: 1,
+        seed: 1,
+        round: "r".into(),
+    };
+    let tasks = ["t", "u"].map(|id| Task { id: id.into(), ..task() });
+    let groups = solver.solve(&tasks).unwrap();
+    for (task, group) in tasks.iter().zip(&groups) {
+        for (index, rollout) in group.iter().enumerate() {
+            assert_eq!((&rollout.task_id, rollout.index), (&task.id, index as u32));
+            let seed = rng::derive(1, &["r", &task.id, &index.to_string()]);
+            let seed = rng::derive(seed, &["turn", "0"]);
+            assert_eq!(rollout.queries, [format!("Kepler {seed}")]);
+            assert_eq!(rollout.answer.as_deref(), Some("Tycho Brahe"));
+        }
+    }
+}
+
+#[test]
+fn work_side_by_side_keeps_its_order_and_its_first_error() {
+    let squares = in_order(100, 7, |i| Ok::<_, String>(i * i)).unwrap();
+    assert_eq!(squares, (0..100).map(|i| i * i).collect::<Vec<_>>());
+    assert!(in_order(0, 7, |_| Ok::<(), String>(())).unwrap().is_empty());
+    let failing = |i| if i % 10 == 3 { Err(i) } else { Ok(i) };
+    assert_eq!(in_order(100, 1, failing), Err(3));
+    assert_eq!(in_order(100, 7, failing).unwrap_err() % 10, 3);
+}
+
+/// Answers until the conversation has outgrown the model.
+#[test]
+fn a_conversation_that_outgrows_the_model_is_cut_off() {
+    let model = Arc::new(crate::torch::load(&crate::families::fixture("qwen3")));
+    let engine = support::engine(model.clone());
+    let policy = engine.policy("base", None).unwrap();
+    let sampling = Sampling::at(1.0);
+    let limits = blocks::Limits { turns: 9, turn_tokens: 60, sampling, seed: 1 };
+    // Each turn is malformed, and the reply to it long.
+    let prompt = model.tokenizer.encode(&"x".repeat(300));
+    let talk = blocks::converse(&policy, &model.tokenizer, prompt, &limits, |_| {
+        Ok::<_, GenerateError>(passages())
+    });
+    let talk = talk.unwrap();
+    let length: usize = talk.steps.iter().map(|step| step.tokens.len()).sum();
+    assert_eq!((talk.answer, talk.stop), (None, StopReason::Length));
+    assert!(length > 800, "{length} tokens");
 }
 
 #[test]

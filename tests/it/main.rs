@@ -15,6 +15,7 @@ mod corpus;
 mod cuda;
 mod decoder;
 mod default_model;
+mod device;
 mod durable;
 mod engine;
 mod families;

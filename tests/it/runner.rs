@@ -111,6 +111,23 @@ fn assert_close(what: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) {
     assert!(worst < TOLERANCE, "{what}: off by {worst} of the largest");
 }
 
+/// All logits of a sequence that is read in parts of these lengths, then token by token.
+pub(crate) fn logits_in_parts(
+    runner: &mut dyn Runner,
+    tokens: &[u32],
+    adapter: Option<AdapterSlot>,
+    parts: &[usize],
+) -> Vec<Vec<f32>> {
+    let mut whole = reading(tokens, &scattered(1, tokens.len().div_ceil(PAGE)), adapter);
+    for length in parts {
+        step(runner, &mut [(&mut whole, *length)]);
+    }
+    while whole.filled < tokens.len() {
+        step(runner, &mut [(&mut whole, 1)]);
+    }
+    whole.logits
+}
+
 /// Pages out of order, so that a place is not a position.
 fn scattered(first: u32, pages: usize) -> Vec<u32> {
     let mut all: Vec<u32> = (first..first + pages as u32).collect();
@@ -128,14 +145,9 @@ fn chunks_and_single_steps_give_the_decoders_logits_for_every_family() {
         for (kind, make) in RUNNERS {
             let pages = values.tokens.len().div_ceil(PAGE);
             let mut runner = make(&model.decoder, pages + 1);
-            let mut whole = reading(&values.tokens, &scattered(1, pages), None);
-            for length in [1, 40, 1, 1, 90, 31] {
-                step(&mut *runner, &mut [(&mut whole, length)]);
-            }
-            while whole.filled < values.tokens.len() {
-                step(&mut *runner, &mut [(&mut whole, 1)]);
-            }
-            assert_close(&format!("{name}, {kind}"), &whole.logits, &expected);
+            let parts = [1, 40, 1, 1, 90, 31];
+            let found = logits_in_parts(&mut *runner, &values.tokens, None, &parts);
+            assert_close(&format!("{name}, {kind}"), &found, &expected);
         }
     }
 }
@@ -233,7 +245,9 @@ fn only_the_logits_that_are_wanted_come_back() {
 fn what_does_not_exist_costs_the_step_and_not_the_runner() {
     let decoder = support::tiny_decoder();
     let unknown = Some(AdapterSlot(77));
-    let wrong: [(&str, &[u32], usize, &[u32], Option<AdapterSlot>); 6] = [
+    /// What there is not, tokens, past, pages, adapter.
+    type Wrong = (&'static str, &'static [u32], usize, &'static [u32], Option<AdapterSlot>);
+    let wrong: [Wrong; 6] = [
         ("a token", &[96], 0, &[0], None),
         ("a page", &[1], 0, &[4], None),
         ("room", &[1, 2], 31, &[0], None),
@@ -281,12 +295,9 @@ fn weights_of_sixteen_bits_stay_near_those_of_thirty_two() {
     let expected = torch::logits(&model, None, &tokens);
     for dtype in [DType::BF16, DType::F16] {
         let decoder = model.decoder.to(&Device::Cpu, dtype).unwrap();
-        let mut runner = PortableRunner::new(decoder, 2).unwrap();
-        let mut whole = reading(&tokens, &[1, 0], None);
-        for length in [30, 1, 19] {
-            step(&mut runner, &mut [(&mut whole, length)]);
-        }
-        let worst = torch::distance(&whole.logits, &expected);
+        let mut runner = PortableRunner::new(decoder, 3).unwrap();
+        let found = logits_in_parts(&mut runner, &tokens, None, &[30, 1, 19]);
+        let worst = torch::distance(&found, &expected);
         assert!(worst < 0.05, "{dtype:?}: off by {worst} of the largest");
     }
 }
@@ -349,12 +360,12 @@ fn a_rows_logits_do_not_depend_on_its_neighbours() {
         let mut runner = CpuRunner::<f16>::new(&model.decoder, settings(unit)).unwrap();
         let slot = runner.add_adapter(&adapter).unwrap();
         let start = || {
-            let rows = tokens.iter().zip(lengths).enumerate();
-            let row = |(index, (tokens, length)): (usize, (&Vec<u32>, usize))| {
-                let first = 2 * index as u32;
-                reading(&tokens[..length], &[first, first + 1], (index % 2 == 1).then_some(slot))
-            };
-            rows.map(row).collect::<Vec<_>>()
+            let mut rows = Vec::new();
+            for (index, (tokens, length)) in tokens.iter().zip(lengths).enumerate() {
+                let (first, slot) = (2 * index as u32, (index % 2 == 1).then_some(slot));
+                rows.push(reading(&tokens[..length], &[first, first + 1], slot));
+            }
+            rows
         };
         let mut alone = start();
         for row in &mut alone {

@@ -31,6 +31,12 @@ fn values_outside_their_range_are_named() {
         ("train.preference_beta=0.0", "`train.preference_beta` is 0"),
         ("train.preference_margin=0.0", "`train.preference_margin` is 0"),
         ("retention.checkpoints=10001", "`retention.checkpoints` is 10001"),
+        ("inference.rows=0", "`inference.rows` is 0; it must be from 1 to 1024"),
+        ("inference.rows=257", "`inference.rows` is 257; it must be at most half of"),
+        ("inference.step_tokens=31", "`inference.step_tokens` is 31; it must be from 32"),
+        ("inference.kv_mb=0", "`inference.kv_mb` is 0"),
+        ("inference.queue=0", "`inference.queue` is 0"),
+        ("inference.device=gpu", "`inference.device`: unknown variant `gpu`"),
     ] {
         let error = with(flag).unwrap_err().to_string();
         assert!(error.contains(reason), "{flag}: {error}");

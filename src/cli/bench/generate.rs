@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::cli::Global;
 use crate::cli::Json;
 use crate::cli::Output;
 use crate::cli::output::table;
@@ -39,16 +40,13 @@ pub(in crate::cli) struct GenerateArgs {
     /// Continuations whose log-probabilities are compared with the trainer's
     #[arg(long, default_value_t = 2)]
     checked: u32,
-    /// A setting in place of the default, such as inference.kv="f32"
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
     #[command(flatten)]
     json: Json,
 }
 
-pub(super) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+pub(super) fn run(global: &Global, args: &GenerateArgs) -> anyhow::Result<()> {
     let spec: ModelSpec = args.model.parse()?;
-    let settings = config::load(&[], &args.set)?;
+    let settings = config::load(&[], &global.set)?;
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &places::cache()?)?)?);
     let bench = GenerateBench {
         batch: args.batch as usize,

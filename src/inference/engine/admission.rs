@@ -41,7 +41,7 @@ impl Scheduler {
             }
             match self.try_start(id) {
                 Try::Started => {
-                    let Some(active) = self.active.get_mut(&id) else { continue };
+                    let Some(active) = self.active.get_mut(&id) else { break };
                     begun += usize::from(active.started == 1);
                     active.passed = 0;
                     if active.left() == 0 {
@@ -95,11 +95,11 @@ impl Scheduler {
         let Some(place) = self.pages.admit(version.id, prompt, &found, work.pages()) else {
             return Try::NoRoom;
         };
-        if let Some(copy) = place.copy {
-            if let Err(error) = self.runner.copy_page(copy.from, copy.to, copy.positions) {
-                self.pages.release(place.held);
-                return Try::Failed(GenerateError::Step(plain(&error)));
-            }
+        let copied =
+            place.copy.map(|copy| self.runner.copy_page(copy.from, copy.to, copy.positions));
+        if let Some(Err(error)) = copied {
+            self.pages.discard(place.held);
+            return Try::Failed(GenerateError::Step(plain(&error)));
         }
         self.statistics.shared_positions += place.ready as u64;
         let (held, ready) = (place.held, place.ready);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use super::Loaded;
+use super::policy::Loaded;
 use crate::inference::Continuation;
 use crate::inference::GenerateError;
 use crate::inference::Generation;

@@ -5,52 +5,46 @@
 //! one token each, and parts of prompts that are being read, for any number of requests, of the
 //! base model and of adapters side by side. Sequences join and leave between steps.
 //!
-//! - `scheduler`: the thread's loop; `admission`: who starts next; `budget`: how a step's room is
-//!   shared among prompts; `sequence`: one row; `job`: one request;
+//! - `scheduler`: the thread's loop; `admission`: who starts next; `step`: one step; `budget`: how
+//!   its room is shared among prompts;
+//! - `sequence`: one row; `job`: one request;
 //! - `pages`: memory, and prefixes that are shared;
-//! - `inbox`: the bounded queue between handles and thread.
+//! - `policy`: the handles; `inbox`: the bounded queue between them and the thread.
 
 mod admission;
 pub mod budget;
 mod inbox;
 mod job;
 pub mod pages;
+mod policy;
 mod scheduler;
 mod sequence;
 mod start;
+mod step;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::time::Instant;
 
 pub use self::admission::BYPASS;
 use self::inbox::Command;
 use self::inbox::Inbox;
-use self::inbox::Known;
-use self::job::Answer;
-use self::job::Job;
-use self::job::Work;
+use self::policy::Loaded;
+pub use self::policy::Policy;
+pub use self::policy::Ticket;
 use self::scheduler::Scheduler;
 pub use self::start::StartError;
+pub(super) use self::start::cpu_settings;
 pub use self::start::runner_for;
-use super::Continuation;
 use super::GenerateError;
-use super::Generation;
-use super::Generator;
-use super::Request;
-use super::TokenScore;
 use crate::config;
 use crate::model::Model;
 use crate::model::lora::Adapter;
 use crate::model::runner::Description;
-use crate::model::runner::PAGE;
 use crate::model::runner::Runner;
-use crate::rollout::StopReason;
 
 /// Bounds of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,34 +115,6 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A model version that the thread serves; forgotten with its last handle and request.
-pub(in crate::inference) struct Loaded {
-    known: Known,
-    inbox: Arc<Inbox>,
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        self.inbox.push(Command::Forget(self.known));
-    }
-}
-
-/// One model version of an engine: writes with the base model or with an adapter. When the last
-/// handle and the last request are gone, the adapter is unloaded and its prefixes are forgotten.
-#[derive(Clone)]
-pub struct Policy {
-    shared: Arc<Shared>,
-    loaded: Arc<Loaded>,
-    version: Arc<str>,
-}
-
-/// A submitted request. Dropping it cancels the request.
-pub struct Ticket {
-    answer: mpsc::Receiver<Result<Answer, GenerateError>>,
-    cancelled: Arc<AtomicBool>,
-    inbox: Arc<Inbox>,
-}
-
 impl Engine {
     /// Starts an engine. `interrupt` fails all requests while it is set.
     ///
@@ -194,8 +160,8 @@ impl Engine {
         let inbox = &self.shared.inbox;
         inbox.push(Command::Load(adapter, reply));
         let known = answer.recv().unwrap_or_else(|_| Err(inbox.stopped()))?;
-        let loaded = Arc::new(Loaded { known, inbox: inbox.clone() });
-        Ok(Policy { shared: self.shared.clone(), loaded, version: version.into() })
+        let loaded = Arc::new(Loaded::new(known, inbox.clone()));
+        Ok(Policy::new(self.shared.clone(), loaded, version))
     }
 
     /// What it runs on.
@@ -219,148 +185,10 @@ impl Drop for Engine {
     }
 }
 
-impl Policy {
-    /// Queues a request.
-    ///
-    /// # Errors
-    /// When the queue is full, the request can never be served, or the engine has ended.
-    pub fn submit(&self, request: Request) -> Result<Ticket, GenerateError> {
-        let (ticket, job) = self.prepare(Work::Generate(request))?;
-        if let Some(job) = job {
-            self.shared.inbox.submit(job)?;
-        }
-        Ok(ticket)
-    }
-
-    /// Queues all of it, as there is room.
-    fn submit_all(&self, work: Vec<Work>) -> Result<Vec<Ticket>, GenerateError> {
-        let prepared = work.into_iter().map(|work| self.prepare(work));
-        let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
-        let (tickets, jobs): (Vec<Ticket>, Vec<Option<Job>>) = prepared.into_iter().unzip();
-        self.shared.inbox.submit_all(jobs.into_iter().flatten().collect())?;
-        Ok(tickets)
-    }
-
-    /// A ticket for some work, and the work for the thread, unless it is answered already.
-    fn prepare(&self, work: Work) -> Result<(Ticket, Option<Job>), GenerateError> {
-        let (given, allowed) = match &work {
-            Work::Generate(request) => (&[][..], request.deadline),
-            Work::Score(given) => (&*given.tokens, None),
-        };
-        self.check(work.prompt(), given, work.more())?;
-        if let Work::Generate(request) = &work {
-            request.sampling.check()?;
-            let vocabulary = self.shared.model.decoder.config().vocabulary;
-            request.mask.as_deref().map(|mask| mask.check(vocabulary)).transpose()?;
-        }
-        let (reply, answer) = mpsc::channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let inbox = self.shared.inbox.clone();
-        let ticket = Ticket { answer, cancelled: cancelled.clone(), inbox };
-        if work.more() == 0 || work.samples() == 0 {
-            // The receiver is there.
-            let _ = reply.send(Ok(nothing(&work)));
-            return Ok((ticket, None));
-        }
-        let (deadline, version) = (deadline(allowed), self.loaded.clone());
-        let work = Arc::new(work);
-        Ok((ticket, Some(Job { work, version, deadline, cancelled, reply })))
-    }
-
-    /// Fails when a prompt with `more` tokens behind it, those `given` among them, can never be
-    /// served.
-    fn check(&self, prompt: &[u32], given: &[u32], more: usize) -> Result<(), GenerateError> {
-        if self.shared.interrupt.load(Ordering::Relaxed) {
-            return Err(GenerateError::Interrupted);
-        }
-        if prompt.is_empty() {
-            return Err(GenerateError::EmptyPrompt);
-        }
-        let config = self.shared.model.decoder.config();
-        let (limit, vocabulary) = (config.max_positions, config.vocabulary);
-        if prompt.len().saturating_add(more) > limit {
-            return Err(GenerateError::TooLong { prompt: prompt.len(), max_tokens: more, limit });
-        }
-        let unknown = |token: &&u32| **token as usize >= vocabulary;
-        if let Some(&token) = prompt.iter().chain(given).find(unknown) {
-            return Err(GenerateError::UnknownToken { token, vocabulary });
-        }
-        let (positions, room) = ((prompt.len() + more).saturating_sub(1), self.shared.pages * PAGE);
-        if positions > room {
-            return Err(GenerateError::NoMemory { positions, room });
-        }
-        Ok(())
-    }
-}
-
 /// What candle says, without the backtrace that it may carry.
 fn plain(error: &candle_core::Error) -> String {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => plain(inner),
         other => other.to_string(),
-    }
-}
-
-/// The answer to a request for nothing.
-fn nothing(work: &Work) -> Answer {
-    match work {
-        Work::Generate(request) => {
-            Answer::Generations(vec![Generation::empty(StopReason::Length); request.samples])
-        }
-        Work::Score(_) => Answer::Scores(Vec::new()),
-    }
-}
-
-/// When a request that may take this long must end. What is beyond the clock is never.
-fn deadline(allowed: Option<Duration>) -> Option<Instant> {
-    Instant::now().checked_add(allowed?)
-}
-
-impl Ticket {
-    /// Waits for the end of the request. What was cancelled or ran out of time has what was
-    /// written by then.
-    ///
-    /// # Errors
-    /// When the step it was in failed, the user asked to stop, or the engine has ended.
-    pub fn wait(self) -> Result<Vec<Generation>, GenerateError> {
-        match self.answer()? {
-            Answer::Generations(generations) => Ok(generations),
-            Answer::Scores(_) => Ok(Vec::new()),
-        }
-    }
-
-    fn answer(&self) -> Result<Answer, GenerateError> {
-        self.answer.recv().unwrap_or_else(|_| Err(self.inbox.stopped()))
-    }
-
-    /// Ends the request at the next step.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.cancel();
-    }
-}
-
-impl Generator for Policy {
-    fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generation>>, GenerateError> {
-        let work = requests.iter().cloned().map(Work::Generate).collect();
-        self.submit_all(work)?.into_iter().map(Ticket::wait).collect()
-    }
-
-    fn score(&self, given: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
-        let tickets = self.submit_all(given.iter().cloned().map(Work::Score).collect())?;
-        let answers = tickets.iter().map(|ticket| match ticket.answer()? {
-            Answer::Scores(scores) => Ok(scores),
-            Answer::Generations(_) => Err(self.shared.inbox.stopped()),
-        });
-        answers.collect()
-    }
-
-    fn model_version(&self) -> &str {
-        &self.version
     }
 }

@@ -7,6 +7,9 @@
 //! begin so. What a sequence is about to read is in the trie from the beginning, so that others
 //! can wait for it. What a finished sequence leaves stays until its page is needed.
 
+mod check;
+mod trie;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -35,8 +38,6 @@ struct Node {
     filled: usize,
     /// Sequences that hold it.
     users: usize,
-    /// Whether one of them writes to it.
-    written: bool,
     /// Pages that follow it; only behind a full page.
     children: Vec<u32>,
     /// When it was last held.
@@ -264,7 +265,6 @@ impl PagePool {
         self.hold(page);
         let start = held.pages.len() * PAGE;
         if let Some(node) = self.node_mut(page) {
-            node.written = true;
             node.tokens = prompt[start..prompt.len().min(start + PAGE)].to_vec();
         }
         held.pages.push(page);
@@ -285,10 +285,9 @@ impl PagePool {
         let page = self.take()?;
         let end = tokens.len().min(start + PAGE);
         let tokens = tokens.get(start..end).unwrap_or_default().to_vec();
-        let (users, written, used) = (1, true, self.clock);
+        let (users, used) = (1, self.clock);
         let children = Vec::new();
-        self.nodes[page as usize] =
-            Some(Node { parent, tokens, filled, users, written, children, used });
+        self.nodes[page as usize] = Some(Node { parent, tokens, filled, users, children, used });
         match parent {
             Parent::Version(version) => self.versions.entry(version).or_default().push(page),
             Parent::Page(parent) => {
@@ -308,12 +307,12 @@ impl PagePool {
 
     /// Notes that positions `from..to` of a sequence of these tokens were read.
     pub fn commit(&mut self, held: &Held, tokens: &[u32], from: usize, to: usize) {
-        for position in from..to {
+        for (position, token) in tokens.iter().enumerate().take(to).skip(from) {
             let Some(page) = held.pages.get(position / PAGE) else { return };
             let Some(node) = self.node_mut(*page) else { return };
             let offset = position % PAGE;
             if node.tokens.len() == offset {
-                node.tokens.push(tokens[position]);
+                node.tokens.push(*token);
             }
             node.filled = offset + 1;
         }
@@ -326,6 +325,16 @@ impl PagePool {
         for (index, page) in held.pages.iter().enumerate().rev() {
             self.let_go(*page, index >= held.shared);
         }
+    }
+
+    /// Takes the pages back of a sequence whose copy failed: nothing of its own is there.
+    pub fn discard(&mut self, held: Held) {
+        for page in held.own() {
+            if let Some(node) = self.node_mut(*page) {
+                node.filled = 0;
+            }
+        }
+        self.release(held);
     }
 
     /// Forgets all that was read with a version and that nobody holds.
@@ -345,133 +354,4 @@ impl PagePool {
             }
         }
     }
-
-    fn hold(&mut self, page: u32) {
-        let clock = self.clock;
-        let Some(node) = self.node_mut(page) else { return };
-        let (first, last_used) = (node.users == 0, node.used);
-        node.users += 1;
-        node.used = clock;
-        if first {
-            self.cached -= 1;
-            self.idle.remove(&(last_used, page));
-        }
-    }
-
-    /// One user less; `writer` if it was the one that writes.
-    fn let_go(&mut self, page: u32, writer: bool) {
-        let clock = self.clock;
-        let Some(node) = self.node_mut(page) else { return };
-        node.users -= 1;
-        node.used = clock;
-        if writer {
-            node.written = false;
-            node.tokens.truncate(node.filled);
-        }
-        if node.users > 0 {
-            return;
-        }
-        let (empty, leaf) = (node.filled == 0, node.children.is_empty());
-        self.cached += 1;
-        if empty || (leaf && self.is_repeated(page)) {
-            self.evict(page);
-        } else if leaf {
-            self.idle.insert((clock, page));
-        }
-    }
-
-    /// Whether a page beside this one holds all that it does.
-    fn is_repeated(&self, page: u32) -> bool {
-        let Some(node) = self.node(page) else { return false };
-        self.siblings(node.parent).iter().filter(|other| **other != page).any(|other| {
-            self.node(*other).is_some_and(|other| {
-                other.filled >= node.filled && other.tokens.starts_with(&node.tokens)
-            })
-        })
-    }
-
-    fn siblings(&self, parent: Parent) -> &[u32] {
-        match parent {
-            Parent::Version(version) => self.versions.get(&version).map_or(&[], Vec::as_slice),
-            Parent::Page(page) => self.node(page).map_or(&[], |node| node.children.as_slice()),
-        }
-    }
-
-    /// A page to write to: a free one, or that of the prefix longest out of use.
-    fn take(&mut self) -> Option<u32> {
-        if self.free.is_empty() {
-            let (_, oldest) = *self.idle.first()?;
-            self.evict(oldest);
-        }
-        self.free.pop()
-    }
-
-    /// Frees a page that nobody holds and nothing follows.
-    fn evict(&mut self, page: u32) {
-        let Some(node) = self.nodes[page as usize].take() else { return };
-        self.idle.remove(&(node.used, page));
-        self.cached -= 1;
-        self.free.push(page);
-        match node.parent {
-            Parent::Version(version) => {
-                if let Some(children) = self.versions.get_mut(&version) {
-                    children.retain(|child| *child != page);
-                    if children.is_empty() {
-                        self.versions.remove(&version);
-                    }
-                }
-            }
-            Parent::Page(parent) => {
-                let Some(node) = self.node_mut(parent) else { return };
-                node.children.retain(|child| *child != page);
-                let entry = (node.used, parent);
-                if node.users == 0 && node.children.is_empty() {
-                    self.idle.insert(entry);
-                }
-            }
-        }
-    }
-}
-
-impl PagePool {
-    /// Whether the books are right; for tests.
-    ///
-    /// # Errors
-    /// Says what is wrong.
-    pub fn check(&self) -> Result<(), String> {
-        let (mut cached, mut idle) = (0, 0);
-        for (index, node) in self.nodes.iter().enumerate() {
-            let page = index as u32;
-            let Some(node) = node else {
-                let free = self.free.iter().filter(|free| **free == page).count();
-                ensure(free == 1, || format!("page {page} is lost, or free {free} times"))?;
-                continue;
-            };
-            ensure(!self.free.contains(&page), || format!("page {page} is in use and free"))?;
-            let listed = self.siblings(node.parent).iter().filter(|child| **child == page).count();
-            ensure(listed == 1, || format!("page {page} is {listed} times under its parent"))?;
-            let sized = node.filled <= node.tokens.len() && node.tokens.len() <= PAGE;
-            ensure(sized, || format!("page {page} has more than it can"))?;
-            if let Parent::Page(parent) = node.parent {
-                let before = self.node(parent).ok_or(format!("page {page} follows nothing"))?;
-                let held = node.users == 0 || before.users >= node.users;
-                ensure(held, || format!("page {page} is held and the one before it is not"))?;
-                let full =
-                    before.tokens.len() == PAGE && (before.filled == PAGE || node.filled == 0);
-                ensure(full, || format!("page {page} follows one that is not full"))?;
-            }
-            let leaf = node.users == 0 && node.children.is_empty();
-            let listed = self.idle.contains(&(node.used, page));
-            ensure(leaf == listed, || format!("page {page} idle: {leaf}, listed: {listed}"))?;
-            cached += usize::from(node.users == 0);
-            idle += usize::from(leaf);
-        }
-        ensure(cached == self.cached && idle == self.idle.len(), || "counts are off".into())?;
-        let had = self.free.len() + self.cached;
-        ensure(self.reserved <= had, || format!("{} pages promised of {had}", self.reserved))
-    }
-}
-
-fn ensure(right: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
-    if right { Ok(()) } else { Err(wrong()) }
 }

@@ -19,7 +19,7 @@ use crate::rollout::StopReason;
 /// What a sequence is for.
 enum Purpose {
     /// A sample of a request.
-    Sample { index: usize, rng: Rng, generation: Generation, matcher: StopMatcher },
+    Sample { index: usize, rng: Box<Rng>, generation: Generation, matcher: StopMatcher },
     /// Scores of a given continuation.
     Score(Vec<TokenScore>),
 }
@@ -74,7 +74,7 @@ impl Sequence {
         let purpose = match &**work {
             Work::Generate(request) => Purpose::Sample {
                 index: sample,
-                rng: rng::stream(request.seed, &["sample", &sample.to_string()]),
+                rng: Box::new(rng::stream(request.seed, &["sample", &sample.to_string()])),
                 generation: Generation::empty(StopReason::Length),
                 matcher: StopMatcher::new(&request.stop, &request.stop_tokens),
             },

@@ -62,7 +62,7 @@ pub fn runner_for(model: &Model, settings: &Inference) -> Result<Box<dyn Runner>
 }
 
 /// How a runner on the CPU is made.
-fn cpu_settings(settings: &Inference) -> CpuSettings {
+pub(in crate::inference) fn cpu_settings(settings: &Inference) -> CpuSettings {
     let threads = match settings.threads {
         0 => rayon::current_num_threads(),
         threads => threads,

@@ -217,7 +217,7 @@ impl Runner for PortableRunner {
             if tensor.dims2()? != dims {
                 candle_core::bail!("an adapter of {:?} where {dims:?} fits", tensor.dims())
             }
-            Ok(tensor.copy()?.detach().to_device(self.device())?.to_dtype(DType::F32)?)
+            tensor.copy()?.detach().to_device(self.device())?.to_dtype(DType::F32)
         };
         let pairs = (0..config.layers).map(|layer| {
             let pairs = Target::ALL.into_iter().map(|target| {

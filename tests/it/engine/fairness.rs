@@ -64,8 +64,8 @@ fn arriving(
         ticket.wait().unwrap();
     }
     policy.lock().take();
-    let steps = std::mem::take(&mut log.lock().steps);
-    steps
+    let mut log = log.lock();
+    std::mem::take(&mut log.steps)
 }
 
 /// The steps, from 1, that read something of the sequence which begins with `token`.
