@@ -15,6 +15,7 @@
 pub mod answer;
 pub mod clock;
 pub mod durable;
+pub mod machine;
 pub mod progress;
 pub mod rng;
 pub mod rollout;

@@ -7,7 +7,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// The model sampled an end-of-text token.
+    /// The model sampled an end-of-text token, its own or one that the request named.
     EndOfText,
     /// A stop string appeared.
     StopString,

@@ -12,10 +12,11 @@ fn ranks() -> Vec<String> {
 }
 
 /// Base modules may use each other: they are one layer.
-const BASE: [&str; 11] = [
+const BASE: [&str; 12] = [
     "answer",
     "clock",
     "durable",
+    "machine",
     "progress",
     "rng",
     "rollout",

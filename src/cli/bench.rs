@@ -1,5 +1,7 @@
 //! `nightschool bench`: how well and how fast parts of the program work.
 
+mod generate;
+
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -10,6 +12,7 @@ use clap::Args;
 use clap::Subcommand;
 use clap::ValueEnum;
 
+use super::Global;
 use super::Json;
 use super::Output;
 use super::output::table;
@@ -29,6 +32,8 @@ use crate::trainer::bench::TrainBench;
 pub(super) enum BenchCommand {
     /// Search for judged queries in a collection
     Retrieve(RetrieveArgs),
+    /// Continue random prompts
+    Generate(generate::GenerateArgs),
     /// Train an adapter on random tokens
     Train(TrainArgs),
 }
@@ -111,9 +116,10 @@ pub(super) struct RetrieveArgs {
     json: Json,
 }
 
-pub(super) fn run(command: &BenchCommand) -> anyhow::Result<()> {
+pub(super) fn run(global: &Global, command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Retrieve(args) => retrieve(args),
+        BenchCommand::Generate(args) => generate::run(global, args),
         BenchCommand::Train(args) => train(args),
     }
 }

@@ -5,6 +5,7 @@ mod allocator;
 mod bench;
 mod corpus;
 mod demo;
+mod doctor;
 pub mod errors;
 mod eval;
 mod init;
@@ -100,6 +101,8 @@ enum Command {
     /// Measure parts of the program
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// What the program runs on here, and why
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Asks for JSON in place of a table.
@@ -140,6 +143,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(command) => train::run(global, &command),
         Command::Status(args) => status::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
-        Command::Bench(command) => bench::run(&command),
+        Command::Bench(command) => bench::run(global, &command),
+        Command::Doctor(args) => doctor::run(global, &args),
     }
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::ConfigError;
 use crate::model::runner::PAGE;
+use crate::model::runner::cpu::WeightForm;
 
 /// Where something is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,22 @@ pub struct Inference {
     pub step_tokens: usize,
     /// Requests that wait at most.
     pub queue: usize,
+    /// Threads of a step on the CPU; 0 for all cores.
+    pub threads: usize,
+    /// How weights are kept on the CPU.
+    pub weights: WeightForm,
+    /// How keys and values are kept on the CPU.
+    pub kv: KvType,
+}
+
+/// A type of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvType {
+    /// Half precision.
+    F16,
+    /// Full precision, in twice the memory.
+    F32,
 }
 
 impl Inference {
@@ -42,6 +59,7 @@ impl Inference {
             ("inference.kv_mb", self.kv_mb, 1, 1 << 20),
             ("inference.step_tokens", self.step_tokens, PAGE, 1 << 16),
             ("inference.queue", self.queue, 1, 1 << 20),
+            ("inference.threads", self.threads, 0, 1024),
         ];
         for (key, value, low, high) in counts {
             if !(low..=high).contains(&value) {

@@ -20,6 +20,7 @@ use serde::Serialize;
 
 pub use self::inference::DeviceName;
 pub use self::inference::Inference;
+pub use self::inference::KvType;
 pub use self::methods::Advantage;
 pub use self::methods::Aggregation;
 pub use self::methods::Correction;

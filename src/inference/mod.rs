@@ -3,18 +3,24 @@
 //! Everything that asks the model to write goes through [`Generator`]; the game never knows
 //! whether an engine in this process or a script of a test is behind it.
 
+pub mod bench;
 pub mod concurrent;
+pub mod doctor;
 pub mod engine;
 pub mod sampler;
 pub mod scripted;
+pub mod stop;
 
 pub use engine::Engine;
 pub use engine::EngineSettings;
 pub use engine::Policy;
 pub use engine::Ticket;
+pub use sampler::Drawn;
 pub use sampler::LogitMask;
 pub use sampler::Sampling;
+pub use sampler::SamplingError;
 pub use scripted::Scripted;
+pub use stop::StopMatcher;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +135,9 @@ pub enum GenerateError {
     /// A prompt without a token.
     #[error("a prompt needs at least one token")]
     EmptyPrompt,
+    /// Tokens cannot be chosen as asked.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
     /// A script had no continuation left.
     #[error("the script has no continuation for request {0}")]
     ScriptEnded(usize),

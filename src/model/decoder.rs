@@ -25,6 +25,7 @@ use super::ops::RopeTable;
 use super::ops::Rotation;
 use super::packed::Packed;
 use super::packed::Span;
+use super::stored::StoredMatrix;
 use crate::rng;
 
 /// Frozen weights of one layer, in Hugging Face row order.
@@ -52,8 +53,25 @@ pub struct Decoder {
     layers: Vec<LayerWeights>,
     final_norm: Tensor,
     head: Tensor,
-    rope: RopeTable,
+    rope: Arc<RopeTable>,
     ops: Arc<dyn Operations>,
+    stored: Stored,
+}
+
+/// The matrices that a file stores quantised, for those who compute with them as they are.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    /// Linear maps by layer and [`Target`].
+    pub linears: Vec<[Option<Arc<StoredMatrix>>; Target::COUNT]>,
+    /// The output head.
+    pub head: Option<Arc<StoredMatrix>>,
+}
+
+impl Stored {
+    /// That of a linear map.
+    pub fn linear(&self, layer: usize, target: Target) -> Option<&StoredMatrix> {
+        self.linears.get(layer)?[target as usize].as_deref()
+    }
 }
 
 /// What a layer does besides its own weights.
@@ -101,9 +119,21 @@ impl Decoder {
     ) -> Self {
         let frequencies = config.rope.inverse_frequencies(config.head_dim);
         let frequencies = frequencies.expect("a checked configuration");
-        let rope = RopeTable::new(frequencies, config.max_positions);
+        let rope = Arc::new(RopeTable::new(frequencies, config.max_positions));
         let ops = ops::on(embedding.device(), embedding.dtype());
-        Self { config, embedding, layers, final_norm, head, rope, ops }
+        let stored = Stored::default();
+        Self { config, embedding, layers, final_norm, head, rope, ops, stored }
+    }
+
+    /// The same decoder with the quantised matrices that its values come from.
+    #[must_use]
+    pub fn with_stored(self, stored: Stored) -> Self {
+        Self { stored, ..self }
+    }
+
+    /// The quantised matrices that its values come from, where they do.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
     }
 
     /// The same decoder computing with other operations.
@@ -318,7 +348,7 @@ impl Decoder {
     }
 
     /// The rotary table.
-    pub(super) fn rope(&self) -> &RopeTable {
+    pub(in crate::model) fn rope(&self) -> &Arc<RopeTable> {
         &self.rope
     }
 
@@ -332,7 +362,7 @@ impl Decoder {
         Ok(logits.y)
     }
 
-    pub(super) fn head_shape(&self) -> HeadShape {
+    pub(in crate::model) fn head_shape(&self) -> HeadShape {
         let DecoderConfig { heads, kv_heads, head_dim, .. } = self.config;
         HeadShape { heads, kv_heads, head_dim }
     }

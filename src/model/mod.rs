@@ -14,6 +14,7 @@ pub mod ops;
 pub mod packed;
 pub mod runner;
 mod special_ids;
+pub mod stored;
 pub mod tokenizer;
 mod weights;
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use candle_core::quantized::gguf_file::Value;
 use tokenizers::AddedToken;
+use tokenizers::DecoderWrapper;
 use tokenizers::ModelWrapper;
 use tokenizers::PreTokenizerWrapper;
 use tokenizers::SplitDelimiterBehavior;
@@ -209,6 +210,24 @@ impl Tokenizer {
         Some(self.decode(&[id]))
     }
 
+    /// The bytes of one token, of which every text is made by laying them end to end; none outside
+    /// the vocabulary. `None` where the decoder does more than that: the text of a token then
+    /// depends on its neighbours, and only [`Self::decode`] knows it.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if !self.is_byte_level() {
+            return None;
+        }
+        let spelling = self.parsing.id_to_token(id).unwrap_or_default();
+        // A spelling with characters of its own stands for itself: an added token.
+        let bytes: Option<Vec<u8>> = spelling.chars().map(byte_of).collect();
+        Some(bytes.unwrap_or_else(|| spelling.into_bytes()))
+    }
+
+    /// Whether [`Self::token_bytes`] knows the tokens' bytes.
+    pub fn is_byte_level(&self) -> bool {
+        matches!(self.parsing.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
+    }
+
     /// The id of the token with exactly this spelling in the vocabulary, such as `<|im_end|>`.
     pub fn token_id(&self, spelling: &str) -> Option<u32> {
         self.parsing.token_to_id(spelling)
@@ -243,6 +262,20 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.parsing.get_vocab_size(true)
     }
+}
+
+/// The byte a character stands for in the spellings of byte-level vocabularies (Radford et al. 2019,
+/// GPT-2): printable ones stand for themselves, the others are counted up from U+0100.
+fn byte_of(character: char) -> Option<u8> {
+    let code = u32::from(character);
+    let byte = match code {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => code,
+        0x100..=0x120 => code - 0x100,
+        0x121..=0x142 => code - 0x121 + 0x7f,
+        0x143 => 0xad,
+        _ => return None,
+    };
+    u8::try_from(byte).ok()
 }
 
 /// Encodes; a text on which a pre-tokenizer's regular expression gives up is cut in two.

@@ -3,13 +3,17 @@
 mod folder;
 mod gguf;
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::ModelError;
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::decoder::LayerWeights;
+use super::decoder::Stored;
 use super::lora::Target;
+use super::stored::StoredMatrix;
 
 pub(super) use self::folder::folder_decoder;
 pub(super) use self::gguf::Gguf;
@@ -53,6 +57,15 @@ trait Checkpoint {
 
     /// Reads it, in f32 and in Hugging Face row order.
     fn read(&mut self, config: &DecoderConfig, part: Part) -> Result<Tensor, ModelError>;
+
+    /// The same matrix as the checkpoint stores it, where it is quantised.
+    fn stored(
+        &mut self,
+        _: &DecoderConfig,
+        _: Part,
+    ) -> Result<Option<Arc<StoredMatrix>>, ModelError> {
+        Ok(None)
+    }
 }
 
 /// Reads all that `config` asks for.
@@ -88,7 +101,18 @@ fn assemble(
     }
     let final_norm = read(Part::FinalNorm)?;
     let head = if config.tied { embedding.clone() } else { read(Part::Head)? };
-    Ok(Decoder::new(config, embedding, layers, final_norm, head))
+    let stored = stored(&config, checkpoint)?;
+    Ok(Decoder::new(config, embedding, layers, final_norm, head).with_stored(stored))
+}
+
+/// The matrices that the checkpoint stores quantised.
+fn stored(config: &DecoderConfig, from: &mut impl Checkpoint) -> Result<Stored, ModelError> {
+    let head = if config.tied { Part::Embedding } else { Part::Head };
+    let head = from.stored(config, head)?;
+    let layers = (0..config.layers).map(|layer| {
+        all(Target::ALL.map(|target| from.stored(config, Part::Linear(layer, target))))
+    });
+    Ok(Stored { linears: layers.collect::<Result<_, _>>()?, head })
 }
 
 /// The values, or the first error.

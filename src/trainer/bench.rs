@@ -14,6 +14,7 @@ use super::batch::Example;
 use super::objective::Objective;
 use super::optimizer::AdamW;
 use super::optimizer::AdamWSettings;
+use crate::machine::peak_memory;
 use crate::model::config::DecoderConfig;
 use crate::model::decoder::Decoder;
 use crate::model::lora::Adapter;
@@ -180,12 +181,4 @@ fn flops_per_token(config: &DecoderConfig, rank: usize) -> f64 {
     let low_rank: usize = dims().map(|(out, inner)| rank * (out + inner)).sum();
     let frozen = config.layers * layer + config.vocabulary * config.hidden;
     4.0 * frozen as f64 + 6.0 * (config.layers * low_rank) as f64
-}
-
-/// The largest resident memory so far, from Linux's account of this process.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

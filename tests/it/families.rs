@@ -55,6 +55,23 @@ struct Scaling {
     divisors: Vec<f32>,
 }
 
+/// Folders and files of all families.
+pub(crate) const FIXTURES: [&str; 13] = [
+    "llama-linear",
+    "llama3",
+    "llama3-f32.gguf",
+    "llama3-q4_1.gguf",
+    "qwen2",
+    "qwen2-f16.gguf",
+    "qwen2-mixed.gguf",
+    "qwen2-q4_0.gguf",
+    "qwen3",
+    "qwen3-bf16.gguf",
+    "qwen3-q4_k_m.gguf",
+    "qwen3-q8_0.gguf",
+    "qwen3-untied",
+];
+
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name)
 }

@@ -131,7 +131,7 @@ impl Scheduler {
         self.sequences = rest;
         let gone: Vec<Sequence> = gone;
         for sequence in gone {
-            let (held, outcome) = sequence.end(self.early, &self.model);
+            let (held, outcome) = sequence.end(self.early);
             self.pages.release(held);
             active.store(outcome);
         }

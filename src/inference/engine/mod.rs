@@ -37,11 +37,13 @@ pub use self::policy::Policy;
 pub use self::policy::Ticket;
 use self::scheduler::Scheduler;
 pub use self::start::StartError;
+pub(super) use self::start::cpu_settings;
 pub use self::start::runner_for;
 use super::GenerateError;
 use crate::config;
 use crate::model::Model;
 use crate::model::lora::Adapter;
+use crate::model::runner::Description;
 use crate::model::runner::Runner;
 
 /// Bounds of an engine.
@@ -104,6 +106,7 @@ struct Shared {
     interrupt: Arc<AtomicBool>,
     /// Pages that the runner has.
     pages: usize,
+    description: Description,
 }
 
 /// A running engine. Dropping it ends its thread and fails what is under way.
@@ -127,12 +130,12 @@ impl Engine {
         let rows = settings.rows.clamp(1, step_tokens / 2);
         let settings = EngineSettings { rows, step_tokens, queue: settings.queue.max(1) };
         let inbox = Arc::new(Inbox::new(settings.queue));
-        let pages = runner.pages();
+        let (pages, description) = (runner.pages(), runner.describe());
         let (own_model, own_inbox) = (model.clone(), inbox.clone());
         let scheduler = Scheduler::new(own_model, runner, settings, own_inbox, interrupt.clone());
         let thread = std::thread::Builder::new().name("engine".into());
         let thread = Some(thread.spawn(move || scheduler.run())?);
-        let shared = Arc::new(Shared { inbox, model, interrupt, pages });
+        let shared = Arc::new(Shared { inbox, model, interrupt, pages, description });
         Ok(Self { shared, thread })
     }
 
@@ -159,6 +162,11 @@ impl Engine {
         let known = answer.recv().unwrap_or_else(|_| Err(inbox.stopped()))?;
         let loaded = Arc::new(Loaded::new(known, inbox.clone()));
         Ok(Policy::new(self.shared.clone(), loaded, version))
+    }
+
+    /// What it runs on.
+    pub fn description(&self) -> &Description {
+        &self.shared.description
     }
 
     /// What it has done and holds.

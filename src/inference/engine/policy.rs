@@ -90,6 +90,11 @@ impl Policy {
             Work::Score(given) => (&*given.tokens, None),
         };
         self.check(work.prompt(), given, work.more())?;
+        if let Work::Generate(request) = &work {
+            request.sampling.check()?;
+            let vocabulary = self.shared.model.decoder.config().vocabulary;
+            request.mask.as_deref().map(|mask| mask.check(vocabulary)).transpose()?;
+        }
         let (reply, answer) = mpsc::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let inbox = self.shared.inbox.clone();

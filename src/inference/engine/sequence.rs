@@ -7,7 +7,7 @@ use super::job::Outcome;
 use super::job::Work;
 use super::pages::Held;
 use crate::inference::Generation;
-use crate::inference::Request;
+use crate::inference::StopMatcher;
 use crate::inference::TokenScore;
 use crate::model::Model;
 use crate::model::runner::AdapterSlot;
@@ -19,7 +19,7 @@ use crate::rollout::StopReason;
 /// What a sequence is for.
 enum Purpose {
     /// A sample of a request.
-    Sample { index: usize, rng: Box<Rng>, generation: Generation },
+    Sample { index: usize, rng: Box<Rng>, generation: Generation, matcher: StopMatcher },
     /// Scores of a given continuation.
     Score(Vec<TokenScore>),
 }
@@ -76,6 +76,7 @@ impl Sequence {
                 index: sample,
                 rng: Box::new(rng::stream(request.seed, &["sample", &sample.to_string()])),
                 generation: Generation::empty(StopReason::Length),
+                matcher: StopMatcher::new(&request.stop, &request.stop_tokens),
             },
             Work::Score(given) => {
                 tokens.extend_from_slice(&given.tokens);
@@ -133,19 +134,23 @@ impl Sequence {
             self.kept = Some(logits.to_vec());
         }
         match (&mut self.purpose, &*self.work) {
-            (Purpose::Sample { rng, generation, .. }, Work::Generate(request)) => {
-                let drawn = draw(request, logits, &self.tokens, rng);
+            (Purpose::Sample { rng, generation, matcher, .. }, Work::Generate(request)) => {
+                let (sampling, mask) = (&request.sampling, request.mask.as_deref());
+                let drawn = sampling.draw(logits, &self.tokens, mask, rng);
                 self.tokens.push(drawn.token);
                 generation.tokens.push(drawn.token);
                 generation.logprobs.push(drawn.logprob);
                 generation.scores.push(drawn.score);
-                self.stop = ended(generation, request, model);
+                let full = generation.tokens.len() >= request.max_tokens;
+                self.stop = matcher
+                    .push(&model.tokenizer, drawn.token)
+                    .or(full.then_some(StopReason::Length));
             }
             (Purpose::Score(scores), _) => {
                 let vocabulary = logits.len() / rows;
                 let targets = self.tokens[self.filled + 1 - rows..].iter();
                 let new = logits.chunks_exact(vocabulary).zip(targets);
-                scores.extend(new.map(|(logits, target)| score(logits, *target)));
+                scores.extend(new.map(|(logits, target)| TokenScore::of(logits, *target)));
                 self.stop = (self.filled + 1 == self.tokens.len()).then_some(StopReason::Length);
             }
             (Purpose::Sample { .. }, Work::Score(_)) => {}
@@ -158,71 +163,15 @@ impl Sequence {
     }
 
     /// Ends it: its pages, and what it came to. `early` says why when it has not ended by itself.
-    pub(super) fn end(self, early: StopReason, model: &Model) -> (Held, Outcome) {
+    pub(super) fn end(self, early: StopReason) -> (Held, Outcome) {
         let outcome = match self.purpose {
             Purpose::Score(scores) => Outcome::Scores(scores),
-            Purpose::Sample { index, mut generation, .. } => {
-                if self.stop.is_none() {
-                    generation.stop = early;
-                    generation.text = model.tokenizer.decode(&generation.tokens);
-                }
+            Purpose::Sample { index, mut generation, matcher, .. } => {
+                generation.stop = self.stop.unwrap_or(early);
+                generation.text = matcher.into_text();
                 Outcome::Sample(index, generation)
             }
         };
         (self.held, outcome)
     }
-}
-
-/// A drawn token.
-struct Drawn {
-    token: u32,
-    logprob: f32,
-    score: TokenScore,
-}
-
-/// Draws the next token of a request.
-fn draw(request: &Request, logits: &mut [f32], _previous: &[u32], rng: &mut Rng) -> Drawn {
-    let untempered: Vec<f32> = logits.to_vec();
-    if let Some(mask) = &request.mask {
-        for (token, logit) in logits.iter_mut().enumerate() {
-            if !mask.allows(token as u32) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-    }
-    let (token, logprob) = request.sampling.draw(logits, rng);
-    Drawn { token, logprob, score: score(&untempered, token) }
-}
-
-/// What the policy thinks of a token.
-fn score(logits: &[f32], token: u32) -> TokenScore {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from((x - max).exp())).sum();
-    let log_normaliser = max + sum.ln() as f32;
-    let mean: f64 = logits.iter().map(|x| f64::from(*x)).sum::<f64>() / logits.len() as f64;
-    let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    TokenScore { logprob: logit - log_normaliser, log_normaliser, mean_logit: mean as f32 }
-}
-
-/// Why a continuation has ended, if it has; sets its text and stop reason.
-fn ended(generation: &mut Generation, request: &Request, model: &Model) -> Option<StopReason> {
-    let last = *generation.tokens.last()?;
-    let (text, stop) = if model.is_end(last) || request.stop_tokens.contains(&last) {
-        let body = &generation.tokens[..generation.tokens.len() - 1];
-        (model.tokenizer.decode(body), StopReason::EndOfText)
-    } else {
-        let mut text = model.tokenizer.decode(&generation.tokens);
-        let cut = request.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
-        match cut {
-            Some(at) => {
-                text.truncate(at);
-                (text, StopReason::StopString)
-            }
-            None if generation.tokens.len() >= request.max_tokens => (text, StopReason::Length),
-            None => return None,
-        }
-    };
-    generation.text = text;
-    generation.stop = stop;
-    Some(stop)
 }

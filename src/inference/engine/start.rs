@@ -4,14 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::DType;
+use candle_core::Device;
+use half::f16;
 
 use super::Engine;
 use crate::config::Inference;
+use crate::config::KvType;
 use crate::model::Model;
 use crate::model::device;
 use crate::model::device::DeviceError;
 use crate::model::runner::PortableRunner;
 use crate::model::runner::Runner;
+use crate::model::runner::cpu::CpuRunner;
+use crate::model::runner::cpu::CpuSettings;
+use crate::model::runner::cpu::Element;
+use crate::model::runner::cpu::MatmulUnit;
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +54,49 @@ pub enum StartError {
 pub fn runner_for(model: &Model, settings: &Inference) -> Result<Box<dyn Runner>, StartError> {
     let chosen = device::choose(settings.device)?;
     tracing::info!("generation on {}", chosen.why);
-    // On every device the weights are those that are trained on, so that log-probabilities agree.
-    let dtype = DType::F32;
-    let page = PortableRunner::page_bytes(model.decoder.config(), dtype);
-    let kv_mb = settings.kv_mb;
-    let pages = (kv_mb << 20) / page;
-    if pages == 0 {
-        return Err(StartError::Memory { kv_mb, page, least: page.div_ceil(1 << 20) });
+    match (chosen.device.is_cpu(), settings.kv) {
+        (true, KvType::F16) => on_cpu::<f16>(model, settings),
+        (true, KvType::F32) => on_cpu::<f32>(model, settings),
+        (false, _) => on_device(model, settings, &chosen.device),
     }
-    let decoder = model.decoder.to(&chosen.device, dtype)?;
-    Ok(Box::new(PortableRunner::new(decoder, pages)?))
+}
+
+/// How a runner on the CPU is made.
+pub(in crate::inference) fn cpu_settings(settings: &Inference) -> CpuSettings {
+    let threads = match settings.threads {
+        0 => rayon::current_num_threads(),
+        threads => threads,
+    };
+    let (kv_bytes, unit) = (settings.kv_mb << 20, MatmulUnit::best());
+    CpuSettings { kv_bytes, threads, unit, weights: settings.weights }
+}
+
+fn on_cpu<E: Element>(model: &Model, settings: &Inference) -> Result<Box<dyn Runner>, StartError> {
+    pages(settings, CpuRunner::<E>::page_bytes(&model.decoder))?;
+    let runner = CpuRunner::<E>::new(&model.decoder, cpu_settings(settings))?;
+    let made_of = runner.description();
+    tracing::info!(unit = made_of.unit, kv = made_of.kv, threads = made_of.threads, "runner");
+    Ok(Box::new(runner))
+}
+
+fn on_device(
+    model: &Model,
+    settings: &Inference,
+    device: &Device,
+) -> Result<Box<dyn Runner>, StartError> {
+    let dtype = DType::BF16;
+    let page = PortableRunner::page_bytes(model.decoder.config(), dtype);
+    let pages = pages(settings, page)?;
+    Ok(Box::new(PortableRunner::new(model.decoder.to(device, dtype)?, pages)?))
+}
+
+/// How many pages of `page` bytes there is memory for: at least one.
+fn pages(settings: &Inference, page: usize) -> Result<usize, StartError> {
+    let kv_mb = settings.kv_mb;
+    match (kv_mb << 20) / page {
+        0 => Err(StartError::Memory { kv_mb, page, least: page.div_ceil(1 << 20) }),
+        pages => Ok(pages),
+    }
 }
 
 impl Engine {

@@ -149,7 +149,7 @@ impl Scheduler {
         self.sequences = rest;
         for sequence in ended {
             let job = sequence.job;
-            let (held, outcome) = sequence.end(StopReason::Length, &self.model);
+            let (held, outcome) = sequence.end(StopReason::Length);
             self.pages.release(held);
             let Some(active) = self.active.get_mut(&job) else { continue };
             active.store(outcome);

@@ -7,6 +7,7 @@
 //! other device, with weights of any type. `tests/it/ops.rs` holds both to candle's autograd.
 
 mod cpu;
+mod exp;
 mod portable;
 mod rope;
 mod timed;
@@ -22,6 +23,8 @@ use rand::Rng as _;
 
 pub use self::cpu::Cpu;
 pub use self::cpu::matmul_unit;
+pub use self::cpu::tiles_available;
+pub(crate) use self::exp::exp;
 pub use self::portable::Portable;
 pub use self::rope::RopeTable;
 pub use self::timed::Timed;
@@ -122,7 +125,7 @@ impl HeadShape {
         self.heads * self.head_dim
     }
 
-    fn kv_width(self) -> usize {
+    pub(in crate::model) fn kv_width(self) -> usize {
         self.kv_heads * self.head_dim
     }
 

@@ -33,12 +33,12 @@ impl RopeTable {
     }
 
     /// Half the width of a head.
-    pub(super) fn half(&self) -> usize {
+    pub(in crate::model) fn half(&self) -> usize {
         self.inverse_frequencies.len()
     }
 
     /// Cosines and sines at `position`, each (head_dim / 2).
-    pub(super) fn at(&self, position: u32) -> (&[f32], &[f32]) {
+    pub(in crate::model) fn at(&self, position: u32) -> (&[f32], &[f32]) {
         let position = position as usize;
         let (block, row) = (position / POSITIONS_PER_BLOCK, position % POSITIONS_PER_BLOCK);
         let width = 2 * self.half();

@@ -5,6 +5,7 @@
 //! the engine. [`crate::model::decoder::Decoder`] is the reference: tests hold every runner to its
 //! logits.
 
+pub mod cpu;
 pub mod portable;
 
 use std::collections::BTreeMap;
@@ -86,6 +87,15 @@ impl RunBatch {
     }
 }
 
+/// What a runner runs on, for people and for measurements.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Description {
+    /// What it runs on and how it keeps things, by what is told.
+    pub facts: BTreeMap<&'static str, String>,
+    /// Bytes of weights that a step reads.
+    pub weight_bytes: usize,
+}
+
 /// Computes steps.
 ///
 /// # Errors
@@ -108,6 +118,11 @@ pub trait Runner: Send {
 
     /// Forgets an adapter.
     fn remove_adapter(&mut self, slot: AdapterSlot);
+
+    /// What it runs on.
+    fn describe(&self) -> Description {
+        Description::default()
+    }
 
     /// Time by kind of operation since the last call: `linear`, `attention`, `head`, `other`.
     fn take_times(&mut self) -> BTreeMap<&'static str, Duration>;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::Device;
 use candle_core::Tensor;
@@ -19,6 +20,7 @@ use crate::model::config::Family;
 use crate::model::config::GgufTensors;
 use crate::model::decoder::Decoder;
 use crate::model::lora::Target;
+use crate::model::stored::StoredMatrix;
 
 /// What candle says of a tensor whose type it does not read.
 const UNKNOWN_TYPE: &str = "unknown dtype for tensor ";
@@ -125,6 +127,36 @@ impl Checkpoint for Gguf {
             false => Ok(tensor),
         }
     }
+
+    fn stored(
+        &mut self,
+        config: &DecoderConfig,
+        part: Part,
+    ) -> Result<Option<Arc<StoredMatrix>>, ModelError> {
+        let name = self.name(part);
+        let damaged = |source| ModelError::Damaged { path: self.path.clone(), source };
+        let tensor = self.content.tensor(&mut self.file, &name, &Device::Cpu).map_err(damaged)?;
+        let Some(stored) = StoredMatrix::of(&tensor)? else { return Ok(None) };
+        let heads = match part {
+            Part::Linear(_, Target::Query) => config.heads,
+            Part::Linear(_, Target::Key) => config.kv_heads,
+            _ => return Ok(Some(Arc::new(stored))),
+        };
+        Ok(Some(Arc::new(match config.family {
+            Family::Llama => stored.reordered(&unpermuted_rows(stored.dims().0, heads)),
+            Family::Qwen2 | Family::Qwen3 => stored,
+        })))
+    }
+}
+
+/// Where [`unpermute`] takes each row from.
+fn unpermuted_rows(rows: usize, heads: usize) -> Vec<usize> {
+    let half = rows / heads / 2;
+    let row = |index: usize| {
+        let (head, within) = (index / (2 * half), index % (2 * half));
+        head * 2 * half + within % half * 2 + within / half
+    };
+    (0..rows).map(row).collect()
 }
 
 /// GGUF stores Llama's query and key rows with the two halves of each head interleaved; Hugging

@@ -10,7 +10,6 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::Floats;
-use super::exp::exp;
 use super::matrix::Cores;
 use super::matrix::Left;
 use super::matrix::Matrix;
@@ -20,6 +19,7 @@ use super::matrix::sum_of_products;
 use super::tensor;
 use super::zeros;
 use crate::model::ops::HeadShape;
+use crate::model::ops::exp;
 use crate::model::packed::Past;
 use crate::model::packed::Span;
 

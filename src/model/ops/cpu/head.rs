@@ -5,7 +5,6 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::Floats;
-use super::exp::exp;
 use super::matrix::Cores;
 use super::matrix::Matrix;
 use super::matrix::MatrixMut;
@@ -15,6 +14,7 @@ use super::zeros;
 use crate::model::ops::Scored;
 use crate::model::ops::TokenScores;
 use crate::model::ops::check_targets;
+use crate::model::ops::exp;
 
 /// Memory for logits: 512 positions of 49,152 tokens are 100 MB.
 const LOGITS: usize = 25_165_824;

@@ -1,7 +1,6 @@
 //! The operations as kernels over f32 slices, on all cores.
 
 mod attention;
-mod exp;
 mod head;
 mod linear;
 mod matrix;
@@ -20,6 +19,7 @@ use parking_lot::RwLockReadGuard;
 use rayon::prelude::*;
 
 pub use self::matrix::matmul_unit;
+pub use self::matrix::tiles_available;
 use super::HeadShape;
 use super::Linear;
 use super::LoraGradient;

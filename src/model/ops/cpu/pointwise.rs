@@ -6,11 +6,11 @@ use rayon::prelude::*;
 
 use super::Floats;
 use super::copied;
-use super::exp::exp;
 use super::tensor;
 use super::zeros;
 use crate::model::ops::RopeTable;
 use crate::model::ops::Rotation;
+use crate::model::ops::exp;
 
 /// Rows given to one rayon task: enough work to outweigh handing it over.
 const ROWS_PER_TASK: usize = 16;

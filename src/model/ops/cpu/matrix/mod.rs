@@ -110,7 +110,7 @@ fn tile_unit() -> bool {
     static USED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *USED.get_or_init(|| {
         let chosen = std::env::var("NIGHTSCHOOL_MATMUL_UNIT");
-        chosen.as_deref() != Ok("vector") && amx::available()
+        chosen.as_deref() != Ok("vector") && tiles_available()
     })
 }
 
@@ -242,6 +242,17 @@ unsafe fn vector_product(
             cores.for_gemm(),
         );
     }
+}
+
+/// Whether the processor has a tile unit that this process may use.
+pub fn tiles_available() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static AVAILABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        *AVAILABLE.get_or_init(amx::available)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// What large matrix products run on: `amx` for the tile unit, `vector` for vector instructions.

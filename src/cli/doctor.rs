@@ -1,0 +1,60 @@
+//! `nightschool doctor`: what the program runs on here, and why.
+
+use clap::Args;
+
+use super::Global;
+use super::Json;
+use super::Output;
+use super::output::table;
+use super::places;
+use crate::inference::doctor;
+use crate::inference::doctor::Candidate;
+use crate::inference::doctor::Diagnosis;
+use crate::model::Model;
+use crate::model::fetch;
+use crate::model::fetch::ModelSpec;
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// A built-in name, a folder, a .gguf file or a hub id [default: the settings' model]
+    #[arg(long)]
+    model: Option<String>,
+    #[command(flatten)]
+    json: Json,
+}
+
+pub(super) fn run(global: &Global, args: &DoctorArgs) -> anyhow::Result<()> {
+    let home = places::home(global)?;
+    let flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
+    let settings = places::settings(global, &home, &[], &flags)?;
+    let spec: ModelSpec = settings.model.parse()?;
+    let model = Model::load(&fetch::resolve(&spec, &places::cache()?)?)?;
+    let diagnosis = doctor::diagnose(&model, &settings.inference)?;
+    Output::new(args.json.json).show(&diagnosis, || render(&diagnosis))
+}
+
+fn render(diagnosis: &Diagnosis) -> String {
+    let facts = [
+        ("generation", diagnosis.device.clone()),
+        ("units", diagnosis.units.join(", ")),
+        ("threads", diagnosis.threads.to_string()),
+        ("memory for keys and values", format!("{} MB", diagnosis.kv_mb)),
+    ];
+    let facts = table(&[], facts.into_iter().map(|(what, value)| vec![what.to_string(), value]));
+    let columns = ["", "unit", "weights", "MB", "exact", "1 row: tokens/s", "32 rows: tokens/s"];
+    let rows = table(&columns, diagnosis.candidates.iter().map(row));
+    format!("{facts}\n\n{rows}\n\n{}\n", diagnosis.advice)
+}
+
+fn row(candidate: &Candidate) -> Vec<String> {
+    let [one, many] = candidate.tokens_per_s;
+    vec![
+        if candidate.chosen { "chosen" } else { "" }.into(),
+        candidate.unit.into(),
+        doctor::name(candidate.weights).into(),
+        (candidate.weight_bytes / 1_000_000).to_string(),
+        if candidate.exact { "yes" } else { "rounded" }.into(),
+        format!("{one:.0}"),
+        format!("{many:.0}"),
+    ]
+}

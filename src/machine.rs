@@ -1,0 +1,30 @@
+//! What this machine can do and this process uses.
+
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+/// The largest resident memory of this process so far, in bytes, from Linux's account of it.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// The rate at which all cores together read memory, in 1e9 bytes a second: the best of several.
+pub fn read_bandwidth() -> f64 {
+    /// Larger than the caches of most processors.
+    const WORDS: usize = 1 << 26;
+    const REPEATS: usize = 5;
+    let words: Vec<u64> = (0..WORDS as u64).into_par_iter().collect();
+    let part = WORDS.div_ceil(4 * rayon::current_num_threads());
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        let start = Instant::now();
+        let sums = words.par_chunks(part).map(|part| part.iter().fold(0, |a: u64, b| a ^ b));
+        std::hint::black_box(sums.reduce(|| 0, |a, b| a ^ b));
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    size_of_val(words.as_slice()) as f64 / best / 1e9
+}
