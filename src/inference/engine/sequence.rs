@@ -19,9 +19,17 @@ use crate::rollout::StopReason;
 /// What a sequence is for.
 enum Purpose {
     /// A sample of a request.
-    Sample { index: usize, rng: Box<Rng>, generation: Generation, matcher: StopMatcher },
+    Sample(Box<Sample>),
     /// Scores of a given continuation.
     Score(Vec<TokenScore>),
+}
+
+/// A continuation being written.
+struct Sample {
+    index: usize,
+    rng: Rng,
+    generation: Generation,
+    matcher: StopMatcher,
 }
 
 /// Tokens of a sequence that a step reads.
@@ -72,12 +80,12 @@ impl Sequence {
     ) -> Self {
         let mut tokens = work.prompt().to_vec();
         let purpose = match &**work {
-            Work::Generate(request) => Purpose::Sample {
+            Work::Generate(request) => Purpose::Sample(Box::new(Sample {
                 index: sample,
-                rng: Box::new(rng::stream(request.seed, &["sample", &sample.to_string()])),
+                rng: rng::stream(request.seed, &["sample", &sample.to_string()]),
                 generation: Generation::empty(StopReason::Length),
                 matcher: StopMatcher::new(&request.stop, &request.stop_tokens),
-            },
+            })),
             Work::Score(given) => {
                 tokens.extend_from_slice(&given.tokens);
                 Purpose::Score(Vec::with_capacity(given.tokens.len()))
@@ -91,7 +99,7 @@ impl Sequence {
     /// Tokens of the prompt, or of what is scored, that are yet to be read.
     pub(super) fn unread_prompt(&self) -> usize {
         let end = match self.purpose {
-            Purpose::Sample { .. } => self.work.prompt().len(),
+            Purpose::Sample(_) => self.work.prompt().len(),
             Purpose::Score(_) => self.tokens.len() - 1,
         };
         end.saturating_sub(self.filled)
@@ -107,10 +115,10 @@ impl Sequence {
         let (start, prompt) = (self.filled, self.work.prompt().len());
         let end = |limit: usize| start + tokens.min(limit - start);
         let chunk = match self.purpose {
-            Purpose::Sample { .. } if start >= prompt => {
+            Purpose::Sample(_) if start >= prompt => {
                 Chunk { range: start..self.tokens.len(), wanted: Wanted::Last }
             }
-            Purpose::Sample { .. } => {
+            Purpose::Sample(_) => {
                 let end = end(prompt);
                 let wanted = if end == prompt { Wanted::Last } else { Wanted::Nothing };
                 Chunk { range: start..end, wanted }
@@ -134,7 +142,8 @@ impl Sequence {
             self.kept = Some(logits.to_vec());
         }
         match (&mut self.purpose, &*self.work) {
-            (Purpose::Sample { rng, generation, matcher, .. }, Work::Generate(request)) => {
+            (Purpose::Sample(sample), Work::Generate(request)) => {
+                let Sample { rng, generation, matcher, .. } = &mut **sample;
                 let (sampling, mask) = (&request.sampling, request.mask.as_deref());
                 let drawn = sampling.draw(logits, &self.tokens, mask, rng);
                 self.tokens.push(drawn.token);
@@ -153,7 +162,7 @@ impl Sequence {
                 scores.extend(new.map(|(logits, target)| TokenScore::of(logits, *target)));
                 self.stop = (self.filled + 1 == self.tokens.len()).then_some(StopReason::Length);
             }
-            (Purpose::Sample { .. }, Work::Score(_)) => {}
+            (Purpose::Sample(_), Work::Score(_)) => {}
         }
     }
 
@@ -166,7 +175,8 @@ impl Sequence {
     pub(super) fn end(self, early: StopReason) -> (Held, Outcome) {
         let outcome = match self.purpose {
             Purpose::Score(scores) => Outcome::Scores(scores),
-            Purpose::Sample { index, mut generation, matcher, .. } => {
+            Purpose::Sample(sample) => {
+                let Sample { index, mut generation, matcher, .. } = *sample;
                 generation.stop = self.stop.unwrap_or(early);
                 generation.text = matcher.into_text();
                 Outcome::Sample(index, generation)
