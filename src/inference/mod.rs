@@ -1,13 +1,16 @@
 //! Generation: token ids in, token ids and their log-probabilities out.
 //!
 //! Everything that asks the model to write goes through [`Generator`]; the game never knows
-//! whether an engine in this process or a script of a test is behind it.
+//! whether an engine in this process, remote servers or a script of a test are behind it.
 
 pub mod engine;
+pub mod remote;
 pub mod sampler;
 pub mod scripted;
 
 pub use engine::Engine;
+pub use remote::Remote;
+pub use remote::RemoteError;
 pub use sampler::LogitMask;
 pub use sampler::Sampling;
 pub use scripted::Scripted;
@@ -62,9 +65,9 @@ impl Request {
 pub struct TokenScore {
     /// Log-probability of the token in nats: its logit − `log_normaliser`.
     pub logprob: f32,
-    /// ln Σ e^logit over the vocabulary.
+    /// ln Σ e^logit over the vocabulary; NaN where a remote server does not tell.
     pub log_normaliser: f32,
-    /// Mean logit over the vocabulary.
+    /// Mean logit over the vocabulary; NaN where a remote server does not tell.
     pub mean_logit: f32,
 }
 
@@ -81,7 +84,9 @@ impl TokenScore {
 pub struct Generation {
     /// The sampled tokens, the one that ended it included.
     pub tokens: Vec<u32>,
-    /// Log-probability in nats of each token under the distribution it was sampled from.
+    /// Log-probability in nats of each token under the distribution it was sampled from; empty
+    /// where a remote server does not tell. Then the tokens may be the text encoded anew, and must
+    /// not be trained on.
     pub logprobs: Vec<f32>,
     /// The same under the untempered distribution, with that distribution's normaliser; empty
     /// where the engine cannot tell.
@@ -123,6 +128,9 @@ pub enum GenerateError {
     /// The tensor library failed.
     #[error("generation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// Remote servers failed.
+    #[error(transparent)]
+    Remote(RemoteError),
     /// What was asked for is beyond this engine.
     #[error("{0}")]
     Unsupported(String),
@@ -147,4 +155,21 @@ pub trait Generator: Sync {
 
     /// Which policy writes: the name of the live adapter, or `base`.
     fn model_version(&self) -> &str;
+}
+
+impl<G: Generator + ?Sized> Generator for Box<G>
+where
+    Box<G>: Sync,
+{
+    fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generation>>, GenerateError> {
+        (**self).generate(requests)
+    }
+
+    fn score(&self, given: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        (**self).score(given)
+    }
+
+    fn model_version(&self) -> &str {
+        (**self).model_version()
+    }
 }
