@@ -16,9 +16,13 @@ use super::Metrics;
 use super::Question;
 use super::answer_all;
 use super::metrics;
+use crate::config;
 use crate::corpus;
 use crate::inference::Engine;
 use crate::inference::GenerateError;
+use crate::inference::Generator;
+use crate::inference::Remote;
+use crate::inference::remote;
 use crate::model::Model;
 use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
@@ -58,6 +62,8 @@ pub struct EvalArgs {
     pub passages: usize,
     /// Longest answer, in tokens.
     pub max_tokens: usize,
+    /// Servers that generate in the place of this process.
+    pub remote: config::Remote,
     /// Set to stop at the next opportunity.
     pub interrupt: Arc<AtomicBool>,
 }
@@ -110,9 +116,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
     };
     let spec: ModelSpec = args.model.parse()?;
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &args.cache)?)?);
-    let config = model.decoder.config().clone();
-    let adapter = args.adapter.as_ref().map(|dir| Adapter::load(dir, &config)).transpose()?;
-    let engine = Engine::new(model.clone(), adapter.as_ref(), "eval", args.interrupt.clone())?;
+    let engine = engine(args, &model)?;
     let prompts = match &args.prompts {
         Some(folder) => Prompts::with_folder(folder)?,
         None => Prompts::built_in()?,
@@ -137,6 +141,20 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
     let metrics = metrics(&answered, RESAMPLES, 0, start.elapsed().as_secs_f64());
     let (prompt, adapter) = (args.prompt.clone(), args.adapter.clone());
     Ok(EvalReport { schema_version: 1, metrics, prompt, adapter })
+}
+
+/// The engine that answers: servers, where the settings name some.
+fn engine(args: &EvalArgs, model: &Arc<Model>) -> anyhow::Result<Box<dyn Generator>> {
+    let interrupt = args.interrupt.clone();
+    if let Some(pool) = remote::connect(&args.remote, model)? {
+        let label = |dir: &Path| dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let served = |dir: &PathBuf| remote::adapter(&args.remote, dir, &label(dir));
+        let adapter = args.adapter.as_ref().map(served).transpose()?;
+        return Ok(Box::new(Remote::new(pool, adapter, "eval", interrupt)));
+    }
+    let config = model.decoder.config();
+    let adapter = args.adapter.as_ref().map(|dir| Adapter::load(dir, config)).transpose()?;
+    Ok(Box::new(Engine::new(model.clone(), adapter.as_ref(), "eval", interrupt)?))
 }
 
 /// Reads and indexes the corpus. Questions that name their supporting records get the records'

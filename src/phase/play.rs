@@ -103,7 +103,8 @@ impl Night<'_> {
 
     fn roll_out(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<()> {
         let phase = format!("solve/{round}");
-        let engine = self.engine(Some(policy.adapter(Role::Solver)), &policy.version.id)?;
+        let (adapter, version) = (policy.adapter(Role::Solver), &policy.version.id);
+        let engine = self.rollout_generator(Some(adapter), version, Role::Solver)?;
         let solver = Solver {
             generator: &engine,
             retriever: &self.index,

@@ -86,7 +86,8 @@ impl Night<'_> {
         let seeds = self.seeds("model", settings.model_drafts, settings.hops)?;
         let progress = Progress::start("drafts by the model, and their gate", seeds.len() as u64);
         let base = self.base_engine()?;
-        let engine = |role| self.engine(Some(policy.adapter(role)), &policy.version.id);
+        let version = &policy.version.id;
+        let engine = |role| self.generator(Some(policy.adapter(role)), version, role);
         let (reader, writer) = (engine(Role::Solver)?, engine(Role::Proposer)?);
         // An adapter that no training has touched is the base model.
         let trained = policy.version.kind == ModelKind::Adapter
@@ -120,8 +121,8 @@ impl Night<'_> {
     }
 
     /// The base model, which also answers from memory in the closed-book check.
-    fn base_engine(&self) -> anyhow::Result<crate::inference::Engine> {
-        self.engine(None, &self.base_id()?)
+    fn base_engine(&self) -> anyhow::Result<Box<dyn Generator + '_>> {
+        self.generator(None, &self.base_id()?, Role::Solver)
     }
 
     /// Seeds for tonight, spread over the corpus; what earlier nights drew comes last.
