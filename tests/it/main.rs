@@ -25,6 +25,7 @@ mod metrics;
 mod night;
 mod objective;
 mod ops;
+mod remote;
 mod retrieval;
 mod selection;
 mod settings;
