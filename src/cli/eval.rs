@@ -82,6 +82,7 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
         passages: args.passages.unwrap_or(settings.retrieval.passages),
         max_tokens: args.max_tokens.unwrap_or(evaluate.max_tokens),
         inference: settings.inference,
+        remote: settings.remote,
         interrupt: interrupt::install()?,
     };
     let report = standalone::run(&eval)?;

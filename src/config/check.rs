@@ -59,5 +59,5 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         let reason = format!("is {dropout}; it must be at least 0 and below 1");
         return Err(ConfigError::Range { key: "train.dropout", reason });
     }
-    Ok(())
+    super::remote::check(&settings.remote)
 }

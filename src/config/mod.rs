@@ -7,6 +7,7 @@ mod check;
 mod inference;
 mod locate;
 mod methods;
+mod remote;
 mod retention;
 mod roles;
 mod train;
@@ -27,6 +28,7 @@ pub use self::methods::Correction;
 pub use self::methods::Decay;
 pub use self::methods::GroupKey;
 pub use self::methods::ObjectiveName;
+pub use self::remote::Remote;
 pub use self::retention::Retention;
 pub use self::roles::AdapterSlot;
 pub use self::roles::Adapters;
@@ -98,6 +100,8 @@ pub struct Settings {
     pub tripwires: Tripwires,
     /// How adapters are compared.
     pub evaluate: Evaluate,
+    /// Servers that generate in the place of this machine.
+    pub remote: Remote,
     /// What is kept of past nights.
     pub retention: Retention,
 }

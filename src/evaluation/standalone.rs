@@ -16,10 +16,14 @@ use super::Metrics;
 use super::Question;
 use super::answer_all;
 use super::metrics;
+use crate::config;
 use crate::config::Inference;
 use crate::corpus;
 use crate::inference::Engine;
 use crate::inference::GenerateError;
+use crate::inference::Generator;
+use crate::inference::Remote;
+use crate::inference::remote;
 use crate::model::Model;
 use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
@@ -61,6 +65,8 @@ pub struct EvalArgs {
     pub max_tokens: usize,
     /// How text is generated.
     pub inference: Inference,
+    /// Servers that generate in the place of this process.
+    pub remote: config::Remote,
     /// Set to stop at the next opportunity.
     pub interrupt: Arc<AtomicBool>,
 }
@@ -113,10 +119,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
     };
     let spec: ModelSpec = args.model.parse()?;
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &args.cache)?)?);
-    let config = model.decoder.config().clone();
-    let adapter = args.adapter.as_ref().map(|dir| Adapter::load(dir, &config)).transpose()?;
-    let engine = Engine::open(model.clone(), &args.inference, args.interrupt.clone())?;
-    let generator = engine.policy("eval", adapter.as_ref())?;
+    let (_engine, generator) = engine(args, &model)?;
     let prompts = match &args.prompts {
         Some(folder) => Prompts::with_folder(folder)?,
         None => Prompts::built_in()?,
@@ -135,12 +138,32 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
             return Err(GenerateError::Interrupted.into());
         }
         let retriever = index.as_ref().map(|index| index as &dyn Retriever);
-        answered.extend(answer_all(chunk, &generator, retriever, &reader, args.passages)?);
+        answered.extend(answer_all(chunk, &*generator, retriever, &reader, args.passages)?);
         progress.advance(chunk.len() as u64);
     }
     let metrics = metrics(&answered, RESAMPLES, 0, start.elapsed().as_secs_f64());
     let (prompt, adapter) = (args.prompt.clone(), args.adapter.clone());
     Ok(EvalReport { schema_version: 1, metrics, prompt, adapter })
+}
+
+/// What answers: servers, where the settings name some; else the engine that is to be kept while it
+/// does.
+fn engine(
+    args: &EvalArgs,
+    model: &Arc<Model>,
+) -> anyhow::Result<(Option<Engine>, Box<dyn Generator>)> {
+    let interrupt = args.interrupt.clone();
+    if let Some(pool) = remote::connect(&args.remote, model)? {
+        let label = |dir: &Path| dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let served = |dir: &PathBuf| remote::adapter(&args.remote, dir, &label(dir));
+        let adapter = args.adapter.as_ref().map(served).transpose()?;
+        return Ok((None, Box::new(Remote::new(pool, adapter, "eval", interrupt))));
+    }
+    let config = model.decoder.config();
+    let adapter = args.adapter.as_ref().map(|dir| Adapter::load(dir, config)).transpose()?;
+    let engine = Engine::open(model.clone(), &args.inference, interrupt)?;
+    let policy = engine.policy("eval", adapter.as_ref())?;
+    Ok((Some(engine), Box::new(policy)))
 }
 
 /// Reads and indexes the corpus. Questions that name their supporting records get the records'

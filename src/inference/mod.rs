@@ -1,12 +1,13 @@
 //! Generation: token ids in, token ids and their log-probabilities out.
 //!
 //! Everything that asks the model to write goes through [`Generator`]; the game never knows
-//! whether an engine in this process or a script of a test is behind it.
+//! whether an engine in this process, remote servers or a script of a test are behind it.
 
 pub mod bench;
 pub mod concurrent;
 pub mod doctor;
 pub mod engine;
+pub mod remote;
 pub mod sampler;
 pub mod scripted;
 pub mod stop;
@@ -15,6 +16,8 @@ pub use engine::Engine;
 pub use engine::EngineSettings;
 pub use engine::Policy;
 pub use engine::Ticket;
+pub use remote::Remote;
+pub use remote::RemoteError;
 pub use sampler::Drawn;
 pub use sampler::LogitMask;
 pub use sampler::Sampling;
@@ -72,9 +75,9 @@ impl Request {
 pub struct TokenScore {
     /// Log-probability of the token in nats: its logit − `log_normaliser`.
     pub logprob: f32,
-    /// ln Σ e^logit over the vocabulary.
+    /// ln Σ e^logit over the vocabulary; NaN where a remote server does not tell.
     pub log_normaliser: f32,
-    /// Mean logit over the vocabulary.
+    /// Mean logit over the vocabulary; NaN where a remote server does not tell.
     pub mean_logit: f32,
 }
 
@@ -91,7 +94,9 @@ impl TokenScore {
 pub struct Generation {
     /// The sampled tokens, the one that ended it included.
     pub tokens: Vec<u32>,
-    /// Log-probability in nats of each token under the distribution it was sampled from.
+    /// Log-probability in nats of each token under the distribution it was sampled from; empty
+    /// where a remote server does not tell. Then the tokens may be the text encoded anew, and must
+    /// not be trained on.
     pub logprobs: Vec<f32>,
     /// The same under the untempered distribution, with that distribution's normaliser; empty
     /// where the engine cannot tell.
@@ -175,6 +180,9 @@ pub enum GenerateError {
     /// An adapter cannot be loaded.
     #[error("the adapter cannot be loaded for generation: {0}")]
     Adapter(String),
+    /// Remote servers failed.
+    #[error(transparent)]
+    Remote(RemoteError),
     /// What was asked for is beyond this engine.
     #[error("{0}")]
     Unsupported(String),
@@ -199,4 +207,21 @@ pub trait Generator: Sync {
 
     /// Which policy writes: the name of the live adapter, or `base`.
     fn model_version(&self) -> &str;
+}
+
+impl<G: Generator + ?Sized> Generator for Box<G>
+where
+    Box<G>: Sync,
+{
+    fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generation>>, GenerateError> {
+        (**self).generate(requests)
+    }
+
+    fn score(&self, given: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        (**self).score(given)
+    }
+
+    fn model_version(&self) -> &str {
+        (**self).model_version()
+    }
 }

@@ -27,6 +27,9 @@ impl Night<'_> {
         let passages = self.settings.retrieval.passages.to_string();
         let mut parts = vec!["evaluation", &suite.id, &version.id, &prompt, &passages];
         parts.extend(self.passage_ids.iter().map(String::as_str));
+        // Other arithmetic, other answers now and then: the two are not compared.
+        let served = self.settings.remote.model.as_deref().filter(|_| self.remote.is_some());
+        parts.extend(served.map(|_| "remote").into_iter().chain(served));
         EvaluationName {
             id: rng::content_id(&parts),
             suite_id: suite.id.clone(),
@@ -44,7 +47,7 @@ impl Night<'_> {
         let phase = format!("evaluate/{}", name.id);
         let adapters = self.load_adapters(version)?;
         let solver = adapters.as_ref().map(|adapters| adapters.of(Role::Solver));
-        let generator = self.generator(solver, &version.id)?;
+        let generator = self.generator(solver, &version.id, Role::Solver)?;
         let reader = self.reader(&name.prompt, self.settings.evaluate.max_tokens);
         let start = Instant::now();
         let progress =

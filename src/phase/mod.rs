@@ -12,6 +12,7 @@ pub mod night;
 pub mod play;
 mod policy;
 pub mod propose;
+mod remote;
 pub mod report;
 pub mod retention;
 pub mod selection;

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use super::home::Home;
 use super::ingest;
 use super::policy;
+use super::remote;
 use super::report::Report;
 use super::retention;
 use crate::archive;
@@ -24,12 +25,11 @@ use crate::config;
 use crate::config::Settings;
 use crate::durable;
 use crate::durable::HomeLock;
-use crate::inference;
 use crate::inference::Engine;
+use crate::inference::remote::Pool;
 use crate::model::Model;
 use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
-use crate::model::lora::Adapter;
 use crate::protocol::Prompts;
 use crate::protocol::Reader;
 use crate::retrieval::LexicalIndex;
@@ -70,8 +70,10 @@ pub struct Night<'a> {
     pub(super) settings: Settings,
     pub(super) archive: &'a Archive,
     pub(super) model: Arc<Model>,
-    /// Generation for all phases; it has one thread.
-    pub(super) engine: Engine,
+    /// Generation for all phases; it has one thread. None where servers generate.
+    pub(super) engine: Option<Engine>,
+    /// Servers that generate in the place of this process.
+    pub(super) remote: Option<Arc<Pool>>,
     pub(super) prompts: Prompts,
     pub(super) index: LexicalIndex,
     /// Active passages by id.
@@ -102,24 +104,29 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     let settings = match &unfinished {
         Some(night) => {
             tracing::info!(night = night.number, "going on with the unfinished night");
-            config::stored(&night.settings).with_context(|| {
+            let stored = config::stored(&night.settings).with_context(|| {
                 format!("night {} cannot be continued by this program", night.number)
-            })?
+            })?;
+            // Where servers are is no part of what the night does: they may have moved.
+            Settings { remote: settings.remote.clone(), ..stored }
         }
         None => {
             fill_corpus(&archive, settings, context)?;
             settings.clone()
         }
     };
-    // Before the night begins: one that cannot load its model must not be left unfinished.
+    // Before the night begins: one that cannot load its model, or finds no servers, must not be left
+    // unfinished.
     let (model, base) = load_model(&archive, &settings, context)?;
     policy::check_form(&archive, &settings)?;
+    let remote = remote::connect(&settings, &model)?;
     let number = match unfinished {
         Some(night) => night.number,
         None => archive.begin_night(settings.seed, &serde_json::to_value(&settings)?)?.number,
     };
     tidy_up(|| retention::remove_marked(home, &archive));
-    let night = Night::open(home, &archive, number, settings, (model, &base), context)?;
+    let model = (model, &base, remote);
+    let night = Night::open(home, &archive, number, settings, model, context)?;
     let report = night.phases(context, start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
     tidy_up(|| retention::remove_marked(home, &archive));
@@ -185,11 +192,14 @@ impl<'a> Night<'a> {
         archive: &'a Archive,
         number: u32,
         settings: Settings,
-        (model, base): (Model, &ModelVersion),
+        (model, base, remote): (Model, &ModelVersion, Option<Arc<Pool>>),
         context: &NightContext,
     ) -> anyhow::Result<Self> {
+        let mut described = serde_json::to_value(&settings)?;
+        // Training does not depend on where its rollouts were made.
+        described.as_object_mut().map(|settings| settings.remove("remote"));
         let circumstances = Circumstances {
-            settings: serde_json::to_value(&settings)?,
+            settings: described,
             base: model.name.clone(),
             base_hash: base.content_hash.clone(),
             seed: night_seed(&settings, number),
@@ -201,8 +211,12 @@ impl<'a> Night<'a> {
         let splits = archive.documents()?.into_iter().map(|d| (d.id, d.split)).collect();
         let model = Arc::new(model);
         let interrupt = context.interrupt.clone();
-        let engine = Engine::open(model.clone(), &settings.inference, interrupt)?;
+        let engine = match remote {
+            Some(_) => None,
+            None => Some(Engine::open(model.clone(), &settings.inference, interrupt)?),
+        };
         Ok(Self {
+            remote,
             home,
             settings,
             archive,
@@ -273,16 +287,6 @@ impl<'a> Night<'a> {
             return Err(crate::inference::GenerateError::Interrupted.into());
         }
         Ok(())
-    }
-
-    /// What writes and answers with the base model (`adapter` none) or an adapter of it, as it is
-    /// now.
-    pub(super) fn generator(
-        &self,
-        adapter: Option<&Adapter>,
-        version: &str,
-    ) -> anyhow::Result<inference::Policy> {
-        Ok(self.engine.policy(version, adapter)?)
     }
 
     /// A reader with one of the prompts.

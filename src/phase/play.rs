@@ -103,9 +103,10 @@ impl Night<'_> {
 
     fn roll_out(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<()> {
         let phase = format!("solve/{round}");
-        let generator = self.generator(Some(policy.adapter(Role::Solver)), &policy.version.id)?;
+        let (adapter, version) = (policy.adapter(Role::Solver), &policy.version.id);
+        let generator = self.rollout_generator(Some(adapter), version, Role::Solver)?;
         let solver = Solver {
-            generator: &generator,
+            generator: &*generator,
             retriever: &self.index,
             reader: self
                 .reader(&self.settings.evaluate.adapter_prompt, self.settings.solve.max_tokens),

@@ -12,7 +12,6 @@ use crate::archive::ModelKind;
 use crate::archive::TaskFilter;
 use crate::config::Role;
 use crate::corpus::KnowledgeGraph;
-use crate::inference;
 use crate::inference::Generator;
 use crate::inference::Sampling;
 use crate::model::adapter_set::is_untouched;
@@ -87,7 +86,8 @@ impl Night<'_> {
         let seeds = self.seeds("model", settings.model_drafts, settings.hops)?;
         let progress = Progress::start("drafts by the model, and their gate", seeds.len() as u64);
         let base = self.base()?;
-        let generator = |role| self.generator(Some(policy.adapter(role)), &policy.version.id);
+        let version = &policy.version.id;
+        let generator = |role| self.generator(Some(policy.adapter(role)), version, role);
         let (reader, writer) = (generator(Role::Solver)?, generator(Role::Proposer)?);
         // An adapter that no training has touched is the base model.
         let trained = policy.version.kind == ModelKind::Adapter
@@ -121,8 +121,8 @@ impl Night<'_> {
     }
 
     /// The base model, which also answers from memory in the closed-book check.
-    fn base(&self) -> anyhow::Result<inference::Policy> {
-        self.generator(None, &self.base_id()?)
+    fn base(&self) -> anyhow::Result<Box<dyn Generator + '_>> {
+        self.generator(None, &self.base_id()?, Role::Solver)
     }
 
     /// Seeds for tonight, spread over the corpus; what earlier nights drew comes last.

@@ -1,14 +1,11 @@
 //! Fetching models from a hub, which a listener on the loopback address plays.
 
 use std::fs::OpenOptions;
-use std::io::BufRead;
-use std::io::BufReader;
 use std::io::Write;
-use std::net::TcpListener;
-use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::Weak;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -24,6 +21,9 @@ use super::fetch::content;
 use super::fetch::hex;
 use super::fetch::left;
 use super::fetch::sources;
+use super::support::http;
+use super::support::http::Call;
+use super::support::http::Reply;
 
 /// What the toy hub does with requests for the weights.
 #[derive(Clone, Copy, PartialEq)]
@@ -48,82 +48,51 @@ struct Hub {
 
 impl Hub {
     fn start(weights: Vec<u8>) -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let hub = Arc::new(Self {
-            address: format!("http://{}", listener.local_addr().expect("address")),
-            listed_sha256: Mutex::new(hex(&weights)),
-            weights,
-            manner: Mutex::new(Manner::Well),
-            ranges: Mutex::default(),
-            requests: AtomicUsize::new(0),
-        });
-        let served = Arc::downgrade(&hub);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (Some(hub), Ok(stream)) = (served.upgrade(), stream) else {
-                    return;
-                };
-                // A client that hangs up early is its own business.
-                let _ = hub.answer(stream);
+        Arc::new_cyclic(|hub: &Weak<Self>| {
+            let hub = hub.clone();
+            let answer = move |call: &Call| match hub.upgrade() {
+                Some(hub) => hub.answer(call),
+                None => Reply::new(503, ""),
+            };
+            Self {
+                address: http::serve(answer),
+                listed_sha256: Mutex::new(hex(&weights)),
+                weights,
+                manner: Mutex::new(Manner::Well),
+                ranges: Mutex::default(),
+                requests: AtomicUsize::new(0),
             }
-        });
-        hub
+        })
     }
 
     fn set(&self, manner: Manner) {
         *self.manner.lock().expect("lock") = manner;
     }
 
-    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let path = line.split(' ').nth(1).unwrap_or_default().to_string();
-        let mut range = None;
-        loop {
-            line.clear();
-            reader.read_line(&mut line)?;
-            if line.trim().is_empty() {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
-                range = Some(value.trim().to_string());
-            }
-        }
+    fn answer(&self, call: &Call) -> Reply {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let weights = path == "/lab/toy/resolve/c0ffee/model.safetensors";
-        let body = match path.as_str() {
+        let weights = call.path == "/lab/toy/resolve/c0ffee/model.safetensors";
+        let body = match call.path.as_str() {
             "/api/models/lab/toy?blobs=true" => self.listing().into_bytes(),
             "/lab/toy/resolve/c0ffee/config.json" => b"{}".to_vec(),
             "/lab/toy/resolve/c0ffee/tokenizer.json" => b"{\"t\":1}".to_vec(),
             _ if weights => self.weights.clone(),
-            _ => {
-                let head = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n";
-                return write!(stream, "{head}\r\n");
-            }
+            _ => return Reply::new(404, ""),
         };
         let manner = *self.manner.lock().expect("lock");
-        let from = match (&range, manner) {
+        let range = call.header("range").and_then(|range| range.strip_prefix("bytes="));
+        let from: usize = match (range, manner) {
             (Some(range), Manner::Well | Manner::Cut(_)) => {
-                self.ranges.lock().expect("lock").push(range.clone());
+                self.ranges.lock().expect("lock").push(range.to_string());
                 range.trim_end_matches('-').parse().unwrap_or(0)
             }
             _ => 0,
         };
-        let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
-        let rest = &body[from..];
-        write!(
-            stream,
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            rest.len()
-        )?;
-        let sent = match manner {
-            Manner::Cut(bytes) | Manner::CutWithoutRanges(bytes) if weights => {
-                bytes.min(rest.len())
-            }
-            _ => rest.len(),
-        };
-        stream.write_all(&rest[..sent])
+        let mut reply = Reply::new(if from > 0 { 206 } else { 200 }, &body[from..]);
+        if let (Manner::Cut(bytes) | Manner::CutWithoutRanges(bytes), true) = (manner, weights) {
+            reply.cut = Some(bytes);
+        }
+        reply
     }
 
     fn listing(&self) -> String {
@@ -217,9 +186,7 @@ fn a_hub_that_has_no_such_model_or_is_not_there_is_said() {
     let hub = Hub::start(Vec::new());
     let error = from_hub(&hub, &cache, "lab/none").expect_err("404").to_string();
     assert!(error.contains("status 404, there is no such model"), "{error}");
-    // Nothing listens on this port: it was free a moment ago.
-    let free = TcpListener::bind("127.0.0.1:0").expect("loopback").local_addr().expect("port");
-    let nobody = sources("", &format!("http://{free}"));
+    let nobody = sources("", &http::nobody());
     let spec = "lab/toy".parse::<ModelSpec>().expect("hub id");
     let error = resolve_from(&spec, cache.path(), &nobody).expect_err("nobody");
     assert!(matches!(error, FetchError::Offline { .. }), "{error}");

@@ -27,6 +27,7 @@ mod metrics;
 mod night;
 mod objective;
 mod ops;
+mod remote;
 mod retrieval;
 mod runner;
 mod selection;

@@ -100,7 +100,7 @@ fn many_threads_have_what_one_has() {
         let query = encode(&format!("Question: {question}\nAnswer:"));
         Request {
             samples: 2,
-            sampling: Sampling::GREEDY,
+            sampling: Sampling::at(1.0),
             stop: vec!["\n".into()],
             ..Request::new([encode(context), query].concat(), 12)
         }
@@ -121,10 +121,8 @@ fn many_threads_have_what_one_has() {
         let expected = policy.generate(std::slice::from_ref(request)).unwrap().remove(0);
         assert_eq!(found.len(), 2);
         for (found, expected) in found.iter().zip(&expected) {
-            assert_eq!((&found.tokens, &found.text), (&expected.tokens, &expected.text));
-            for (a, b) in found.logprobs.iter().zip(&expected.logprobs) {
-                assert!((a - b).abs() < 1e-3, "{a} and {b}");
-            }
+            // To the last bit, whoever else was in its steps.
+            assert_eq!(found, expected);
         }
     }
     assert!(engine.statistics().shared_positions > 0);

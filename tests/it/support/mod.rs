@@ -1,5 +1,7 @@
 //! Shared by the tests: a tiny random model, and the real default one.
 
+pub(crate) mod http;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;

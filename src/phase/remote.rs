@@ -1,0 +1,85 @@
+//! Which engine generates in a night: the one in this process, or the servers of the settings.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::night::Night;
+use crate::archive::ModelKind;
+use crate::config::Role;
+use crate::config::Settings;
+use crate::inference;
+use crate::inference::Generator;
+use crate::inference::Remote;
+use crate::inference::Request;
+use crate::inference::Sampling;
+use crate::inference::remote;
+use crate::inference::remote::Pool;
+use crate::model::Model;
+use crate::model::adapter_set;
+use crate::model::lora::Adapter;
+
+/// The servers of the settings, if there are any. Fails now, not after hours of warm start, when
+/// none of them could write what the night wants to train on.
+pub(super) fn connect(settings: &Settings, model: &Model) -> anyhow::Result<Option<Arc<Pool>>> {
+    let Some(pool) = remote::connect(&settings.remote, model)? else { return Ok(None) };
+    let solve = &settings.solve;
+    if solve.rounds > 0 && solve.tasks > 0 {
+        let sampling = Sampling::at(solve.temperature);
+        pool.check_trainable(&Request { sampling, ..Request::new(Vec::new(), solve.max_tokens) })
+            .context("the night cannot train on what remote servers write")?;
+    }
+    Ok(Some(pool))
+}
+
+impl Night<'_> {
+    /// An engine for a stored version, with the adapter of it that plays `role` (none: the base).
+    pub(super) fn generator(
+        &self,
+        adapter: Option<&Adapter>,
+        version: &str,
+        role: Role,
+    ) -> anyhow::Result<Box<dyn Generator + '_>> {
+        Ok(match self.on_servers(version, role)? {
+            Some(remote) => Box::new(remote),
+            None => Box::new(self.local(adapter, version)?),
+        })
+    }
+
+    /// The same, for rollouts that are trained on.
+    pub(super) fn rollout_generator(
+        &self,
+        adapter: Option<&Adapter>,
+        version: &str,
+        role: Role,
+    ) -> anyhow::Result<Box<dyn Generator + '_>> {
+        Ok(match self.on_servers(version, role)? {
+            Some(remote) => Box::new(remote.for_training()),
+            None => Box::new(self.local(adapter, version)?),
+        })
+    }
+
+    /// The engine of this process for a version.
+    fn local(&self, adapter: Option<&Adapter>, version: &str) -> anyhow::Result<inference::Policy> {
+        let engine = self.engine.as_ref().context("this process has no engine")?;
+        Ok(engine.policy(version, adapter)?)
+    }
+
+    /// The servers' engine for a stored version, if there are servers. They read the adapter from
+    /// the version's folder: rollouts are sampled from exactly the weights that are stored.
+    fn on_servers(&self, version: &str, role: Role) -> anyhow::Result<Option<Remote>> {
+        let Some(pool) = &self.remote else { return Ok(None) };
+        let stored = self.archive.model_version(version)?;
+        let stored = stored.with_context(|| format!("no model version {version}"))?;
+        let adapter = match stored.kind {
+            ModelKind::Base => None,
+            ModelKind::Adapter => {
+                let dir = adapter_set::dir_of(&self.home.dir().join(&stored.path), role);
+                let label = format!("{version}-{}", role.as_str());
+                Some(remote::adapter(&self.settings.remote, &dir, &label)?)
+            }
+        };
+        let interrupt = self.interrupt.clone();
+        Ok(Some(Remote::new(pool.clone(), adapter, version, interrupt)))
+    }
+}
