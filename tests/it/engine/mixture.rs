@@ -19,6 +19,10 @@ use nightschool::model::runner::AdapterSlot;
 use nightschool::model::runner::PortableRunner;
 use nightschool::model::runner::RunBatch;
 use nightschool::model::runner::Runner;
+use nightschool::model::runner::cpu::CpuRunner;
+use nightschool::model::runner::cpu::CpuSettings;
+use nightschool::model::runner::cpu::MatmulUnit;
+use nightschool::model::runner::cpu::WeightForm;
 use nightschool::rng;
 use nightschool::rng::Rng;
 use nightschool::rollout::StopReason;
@@ -90,7 +94,7 @@ impl Stage {
 
 /// A runner with something to do before each step.
 struct Hooked<H> {
-    inner: PortableRunner,
+    inner: Box<dyn Runner>,
     hook: H,
     steps: u64,
 }
@@ -123,9 +127,17 @@ impl<H: FnMut(u64) + Send> Runner for Hooked<H> {
     }
 }
 
-fn portable(pages: usize) -> PortableRunner {
+fn portable(pages: usize) -> Box<dyn Runner> {
     let decoder = tiny_model().decoder.to(&Device::Cpu, DType::F32).unwrap();
-    PortableRunner::new(decoder, pages).unwrap()
+    Box::new(PortableRunner::new(decoder, pages).unwrap())
+}
+
+fn cpu(pages: usize) -> Box<dyn Runner> {
+    let decoder = &tiny_model().decoder;
+    let kv_bytes = pages * CpuRunner::<f32>::page_bytes(decoder);
+    let (unit, weights) = (MatmulUnit::best(), WeightForm::AsStored);
+    let settings = CpuSettings { kv_bytes, threads: 2, unit, weights };
+    Box::new(CpuRunner::<f32>::new(decoder, settings).unwrap())
 }
 
 fn adapters() -> [Adapter; 2] {
@@ -226,23 +238,35 @@ proptest! {
     }
 }
 
-/// The same with a model. Its rows may differ in the last bits with what shares the step, so the
-/// mixtures are always the same ones: none of them comes near a draw that this could turn.
-#[test]
-fn a_model_writes_the_same_whoever_shares_its_steps() {
-    for seed in 0..6 {
+/// The same with a model, on a runner that `make` makes.
+fn check_model(seeds: std::ops::Range<u64>, make: fn(usize) -> Box<dyn Runner>, tolerance: f32) {
+    for seed in seeds {
         let visits = visits(&mut rng::stream(seed, &["visits"]), 10);
-        let found = together(&visits, |stage| {
+        let hooked = |stage: Arc<Mutex<Option<Stage>>>| {
             let hook = move |step| {
                 if let Some(stage) = stage.lock().as_mut() {
                     stage.at(step);
                 }
             };
-            start(Hooked { inner: portable(20), hook, steps: 0 }, SMALL)
-        });
-        let expected = alone(&visits, &start(portable(20), SMALL));
-        compare(&visits, found, expected, 1e-4);
+            Hooked { inner: make(20), hook, steps: 0 }
+        };
+        let found = together(&visits, |stage| start(hooked(stage), SMALL));
+        let expected = alone(&visits, &start(hooked(Arc::default()), SMALL));
+        compare(&visits, found, expected, tolerance);
     }
+}
+
+/// Bit for bit.
+#[test]
+fn the_cpu_writes_the_same_whoever_shares_its_steps() {
+    check_model(0..20, cpu, 0.0);
+}
+
+/// Candle's rows may differ in the last bits with what shares the step, so the mixtures are always
+/// the same ones: none of them comes near a draw that this could turn.
+#[test]
+fn candle_writes_the_same_whoever_shares_its_steps() {
+    check_model(0..6, portable, 1e-4);
 }
 
 /// Adapters that are loaded and dropped while requests of theirs and others run.

@@ -23,6 +23,8 @@ impl PagePool {
             ensure(listed == 1, || format!("page {page} is {listed} times under its parent"))?;
             let sized = node.filled <= node.tokens.len() && node.tokens.len() <= PAGE;
             ensure(sized, || format!("page {page} has more than it can"))?;
+            let promised = node.users == 0 && node.filled < node.tokens.len();
+            ensure(!promised, || format!("page {page} promises what nobody will read"))?;
             if let Parent::Page(parent) = node.parent {
                 let before = self.node(parent).ok_or(format!("page {page} follows nothing"))?;
                 let held = node.users == 0 || before.users >= node.users;
