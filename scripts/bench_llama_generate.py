@@ -64,6 +64,7 @@ def main():
     parser.add_argument("--threads", default="2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", nargs="+", type=int, default=list(range(len(CASES))))
+    parser.add_argument("--lora", action="store_true", help="an adapter against none, too")
     args = parser.parse_args()
     results = {}
     for case in (CASES[index] for index in args.cases):
@@ -73,7 +74,8 @@ def main():
         ours, peers = [], []
         for _ in range(args.rounds):
             ours.append(nightschool(args, case))
-            peers.append([llama(args, model, case) for model in best])
+            turn = {model: llama(args, model, case) for model in dict.fromkeys(best)}
+            peers.append([turn[model] for model in best])
         median = statistics.median
         row = {
             "llama_first_runs": tried,
@@ -91,6 +93,9 @@ def main():
         print(f"{case[0]}: prefill {row['prefill']:.0f} / {row['prefill_llama']:.0f} = "
               f"{row['prefill_ratio']:.2f}, decode {row['decode']:.0f} / "
               f"{row['decode_llama']:.0f} = {row['decode_ratio']:.2f}", flush=True)
+    if not args.lora:
+        print(json.dumps(results, indent=1))
+        return
     batch_32 = CASES[2]
     pairs = [(nightschool(args, batch_32, 16), nightschool(args, batch_32)) for _ in range(args.rounds)]
     with_lora, without = (statistics.median(p[side]["decode_tokens_per_s"] for p in pairs) for side in (0, 1))

@@ -15,6 +15,8 @@ pub mod packed;
 pub mod runner;
 mod special_ids;
 pub mod stored;
+#[cfg(target_arch = "x86_64")]
+mod tile_unit;
 pub mod tokenizer;
 mod weights;
 

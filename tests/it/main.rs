@@ -32,6 +32,7 @@ mod retrieval;
 mod runner;
 mod selection;
 mod settings;
+mod stored;
 mod support;
 mod tokenizer;
 mod torch;

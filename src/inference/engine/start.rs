@@ -19,6 +19,7 @@ use crate::model::runner::cpu::CpuRunner;
 use crate::model::runner::cpu::CpuSettings;
 use crate::model::runner::cpu::Element;
 use crate::model::runner::cpu::MatmulUnit;
+use crate::model::runner::cpu::WeightForm;
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +85,11 @@ fn on_device(
     settings: &Inference,
     device: &Device,
 ) -> Result<Box<dyn Runner>, StartError> {
-    let dtype = DType::BF16;
+    let dtype = match settings.weights {
+        WeightForm::F32 => DType::F32,
+        WeightForm::F16 => DType::F16,
+        WeightForm::AsStored | WeightForm::Bf16 => DType::BF16,
+    };
     let page = PortableRunner::page_bytes(model.decoder.config(), dtype);
     let pages = pages(settings, page)?;
     Ok(Box::new(PortableRunner::new(model.decoder.to(device, dtype)?, pages)?))

@@ -84,7 +84,7 @@ fn check_logprobs(logprobs: &[f32], tokens: usize) -> Result<(), Failure> {
         let why = format!("it gave {} log-probabilities for {tokens} tokens", logprobs.len());
         return Err(Failure::wrong(why));
     }
-    match logprobs.iter().find(|logprob| !(**logprob <= ABOVE_ZERO)) {
+    match logprobs.iter().find(|logprob| logprob.is_nan() || **logprob > ABOVE_ZERO) {
         Some(found) => Err(Failure::wrong(format!("it gave the log-probability {found}"))),
         None => Ok(()),
     }

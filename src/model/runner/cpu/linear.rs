@@ -19,6 +19,8 @@ use super::weights::PANEL;
 use super::weights::Packed;
 use super::weights::STEP;
 use super::weights::unpack;
+#[cfg(target_arch = "x86_64")]
+use crate::model::tile_unit::Configured;
 
 /// What products run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +134,7 @@ pub(super) struct Scratch {
     floats: Box<super::weights::Floats>,
     sums: Vec<Sums>,
     #[cfg(target_arch = "x86_64")]
-    tiles: Option<tiles::Configured>,
+    tiles: Option<Configured>,
 }
 
 /// A block of results, (row, output).
@@ -159,7 +161,7 @@ impl Scratch {
             sums: vec![Sums([0.0; PANEL * PANEL]); blocks],
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the unit is chosen only where the processor has it.
-            tiles: tiled.then(|| unsafe { tiles::Configured::new() }),
+            tiles: tiled.then(|| unsafe { Configured::new() }),
         }
     }
 

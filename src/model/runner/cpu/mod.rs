@@ -11,6 +11,7 @@ mod lanes;
 mod linear;
 mod memory;
 mod pages;
+mod plan;
 mod pointwise;
 mod shared;
 mod step;

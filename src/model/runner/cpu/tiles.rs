@@ -22,43 +22,6 @@ use super::weights::TILE;
 /// Lines of one step of a left operand or of unpacked weights: high parts, then low parts.
 pub(super) const PAIR_LINES: usize = 2 * STEP_LINES;
 
-/// Declares eight tiles of 16 rows of 64 bytes, until dropped.
-pub(super) struct Configured(());
-
-impl Configured {
-    /// # Safety
-    /// The processor has the unit, and the system lets this process use it.
-    pub(super) unsafe fn new() -> Self {
-        #[repr(C, align(64))]
-        struct TileConfig {
-            palette: u8,
-            start_row: u8,
-            reserved: [u8; 14],
-            bytes_per_row: [u16; 16],
-            rows: [u8; 16],
-        }
-        let mut config = TileConfig {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            bytes_per_row: [0; 16],
-            rows: [0; 16],
-        };
-        config.bytes_per_row[..8].fill(64);
-        config.rows[..8].fill(16);
-        // SAFETY: the structure has the layout of palette 1 and outlives the instruction.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
-        Self(())
-    }
-}
-
-impl Drop for Configured {
-    fn drop(&mut self) {
-        // SAFETY: tiles were configured by this value.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
-    }
-}
-
 /// sums ← sums + a · b over some steps. `a` holds pairs; `b` pairs, or only high parts.
 macro_rules! products {
     ($name:ident, $b_step:literal, [$($load:literal),*], [$($step:literal),*], [$($store:literal),*]) => {

@@ -21,6 +21,7 @@ use super::Matrix;
 use super::MatrixMut;
 use super::pack;
 use super::pack::Panels;
+use crate::model::tile_unit::Configured;
 
 /// Rows of a left panel, columns of a right panel.
 pub(super) const PANEL: usize = 32;
@@ -62,34 +63,6 @@ impl Depths {
     }
 }
 
-/// Whether this processor has the unit and the system lets this process use it.
-pub(super) fn available() -> bool {
-    let vectors = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512bf16");
-    vectors && has_tiles() && permitted()
-}
-
-/// Leaf 7 of the processor's description: bits 22 and 24 of EDX are AMX-BF16 and AMX-TILE.
-fn has_tiles() -> bool {
-    const TILES: u32 = 1 << 22 | 1 << 24;
-    std::arch::x86_64::__cpuid_count(7, 0).edx & TILES == TILES
-}
-
-/// Linux saves the tiles' 8 KB of state only for processes that asked for it.
-#[cfg(target_os = "linux")]
-fn permitted() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const TILE_DATA: libc::c_long = 18;
-    // SAFETY: the call takes two numbers and touches no memory of ours.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn permitted() -> bool {
-    false
-}
-
 /// A destination that tasks write to in disjoint blocks.
 struct Shared {
     data: *mut f32,
@@ -125,16 +98,15 @@ pub(super) fn sum_of_products(
                 columns: over..(over + COLUMN_PANELS).min(packed.len()),
                 first_column,
             };
-            // SAFETY: configured before and released after; tasks differ in their rows or columns
+            // SAFETY: this code is reached only where the unit is; tasks differ in their rows or columns
             // of the destination.
             unsafe {
-                configure();
+                let _configured = Configured::new();
                 let mut adds = accumulate;
                 for ((left, _), right) in terms.iter().zip(&rights) {
                     block.multiply(left, right, &shared, alpha, adds);
                     adds = true;
                 }
-                asm!("tilerelease", options(nostack, nomem));
             }
         };
         match cores {
@@ -187,29 +159,6 @@ impl Block {
 /// A 32 × 32 block of results, aligned to cache lines.
 #[repr(align(64))]
 struct Sums([f32; PANEL * PANEL]);
-
-/// Declares eight tiles of 16 rows of 64 bytes.
-unsafe fn configure() {
-    #[repr(C, align(64))]
-    struct TileConfig {
-        palette: u8,
-        start_row: u8,
-        reserved: [u8; 14],
-        bytes_per_row: [u16; 16],
-        rows: [u8; 16],
-    }
-    let mut config = TileConfig {
-        palette: 1,
-        start_row: 0,
-        reserved: [0; 14],
-        bytes_per_row: [0; 16],
-        rows: [0; 16],
-    };
-    config.bytes_per_row[..8].fill(64);
-    config.rows[..8].fill(16);
-    // SAFETY: the structure has the layout of palette 1 and outlives the instruction.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
-}
 
 /// sums ← a · b over `depth` steps: four accumulating tiles, two of each operand.
 unsafe fn multiply_panels(a: *const u16, b: *const u16, depth: usize, sums: &mut Sums) {

@@ -249,7 +249,7 @@ pub fn tiles_available() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         static AVAILABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-        *AVAILABLE.get_or_init(amx::available)
+        *AVAILABLE.get_or_init(crate::model::tile_unit::available)
     }
     #[cfg(not(target_arch = "x86_64"))]
     false
