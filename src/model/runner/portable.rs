@@ -18,6 +18,7 @@ use candle_core::Tensor;
 
 use self::plan::Plan;
 use super::AdapterSlot;
+use super::Description;
 use super::PAGE;
 use super::RunBatch;
 use super::Runner;
@@ -238,6 +239,19 @@ impl Runner for PortableRunner {
 
     fn remove_adapter(&mut self, slot: AdapterSlot) {
         self.adapters.remove(&slot);
+    }
+
+    fn describe(&self) -> Description {
+        let config = self.decoder.config();
+        let layer: usize = Target::ALL.iter().map(|t| t.dims(config)).map(|(a, b)| a * b).sum();
+        let numbers = config.layers * layer + config.vocabulary * config.hidden;
+        let dtype = self.decoder.dtype();
+        let facts = [
+            ("device", if self.device().is_cpu() { "cpu" } else { "cuda" }.to_string()),
+            ("weights", dtype.as_str().to_string()),
+            ("kv", dtype.as_str().to_string()),
+        ];
+        Description { facts: facts.into(), weight_bytes: numbers * dtype.size_in_bytes() }
     }
 
     fn take_times(&mut self) -> BTreeMap<&'static str, Duration> {

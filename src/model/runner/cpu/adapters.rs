@@ -5,6 +5,7 @@ use candle_core::Result;
 use super::weights::Form;
 use super::weights::Packed;
 use super::weights::values;
+use crate::model::config::DecoderConfig;
 use crate::model::lora::Adapter;
 use crate::model::lora::Target;
 
@@ -20,10 +21,13 @@ pub(super) struct LoraMap {
 pub(super) struct LoraWeights(Vec<[Option<LoraMap>; Target::COUNT]>);
 
 impl LoraWeights {
-    pub(super) fn pack(adapter: &Adapter, layers: usize) -> Result<Self> {
+    pub(super) fn pack(adapter: &Adapter, config: &DecoderConfig) -> Result<Self> {
         let map = |layer: usize, target: Target| -> Result<Option<LoraMap>> {
             let Some(pair) = adapter.pair(layer, target) else { return Ok(None) };
-            let ((rank, inner), (out, _)) = (pair.a.dims2()?, pair.b.dims2()?);
+            let ((rank, inner), (out, columns)) = (pair.a.dims2()?, pair.b.dims2()?);
+            if (out, inner) != target.dims(config) || columns != rank {
+                candle_core::bail!("an adapter of another model, at {}", target.name());
+            }
             let scaled: Vec<f32> = values(&pair.a)?.iter().map(|a| a * pair.scale).collect();
             Ok(Some(LoraMap {
                 down: Packed::of_floats(&scaled, rank, inner, Form::Pairs),
@@ -34,7 +38,7 @@ impl LoraWeights {
             let maps = Target::ALL.map(|target| map(layer, target));
             crate::model::decoder::exactly(maps.into_iter().collect::<Result<Vec<_>>>()?)
         };
-        Ok(Self((0..layers).map(layer).collect::<Result<_>>()?))
+        Ok(Self((0..config.layers).map(layer).collect::<Result<_>>()?))
     }
 
     pub(super) fn map(&self, layer: usize, target: Target) -> Option<&LoraMap> {

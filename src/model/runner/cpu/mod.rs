@@ -300,7 +300,7 @@ impl<E: Element> Runner for CpuRunner<E> {
 
     fn add_adapter(&mut self, adapter: &Adapter) -> Result<AdapterSlot> {
         let slot = AdapterSlot(self.next_adapter);
-        let weights = LoraWeights::pack(adapter, self.layers.len())?;
+        let weights = LoraWeights::pack(adapter, &self.config)?;
         self.next_adapter += 1;
         self.adapters.insert(slot, weights);
         Ok(slot)
