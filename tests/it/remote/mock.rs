@@ -324,8 +324,9 @@ impl Mock {
         if body.get("logprobs").is_none() || self.is_python() {
             return;
         }
-        let temperature = match self.shape {
-            Shape::Sglang => body["temperature"].as_f64().unwrap(),
+        // SGLang divides by the temperature first; 0 it takes for the most likely token at 1.
+        let temperature = match (self.shape, body["temperature"].as_f64()) {
+            (Shape::Sglang, Some(temperature)) if temperature > 0.0 => temperature,
             _ => 1.0,
         };
         let scores: Vec<f64> =
