@@ -218,7 +218,7 @@ fn a_mask_goes_to_vllm_only() {
     let mask = Some(Arc::new(LogitMask::allow(VOCABULARY, &[3, 5]).unwrap()));
     let masked = Request { mask, ..request(1) };
     let mock = Mock::start(Shape::Vllm);
-    base(&pool(&[&mock])).generate(&[masked.clone()]).unwrap();
+    base(&pool(&[&mock])).generate(std::slice::from_ref(&masked)).unwrap();
     assert_eq!(mock.asked()[0]["allowed_token_ids"], json!([3, 5]));
     let mock = Mock::start(Shape::LlamaCpp);
     let error = base(&pool(&[&mock])).generate(&[masked]).unwrap_err().to_string();
