@@ -83,21 +83,18 @@ impl StopMatcher {
         self.text.truncate(before);
         self.unfinished.extend_from_slice(bytes);
         let bytes = std::mem::take(&mut self.unfinished);
+        let mut left = bytes.len();
         for chunk in bytes.utf8_chunks() {
-            self.text.push_str(chunk.valid());
-            let invalid = chunk.invalid();
+            let (valid, invalid) = (chunk.valid(), chunk.invalid());
+            left -= valid.len() + invalid.len();
+            self.text.push_str(valid);
             self.settled = self.text.len();
-            match std::str::from_utf8(invalid) {
-                // The end of the bytes came before the end of the character.
-                Err(error) if error.error_len().is_none() => {
-                    self.unfinished = invalid.to_vec();
-                    self.text.push(char::REPLACEMENT_CHARACTER);
-                }
-                Err(_) => {
-                    self.text.push(char::REPLACEMENT_CHARACTER);
-                    self.settled = self.text.len();
-                }
-                Ok(_) => {}
+            let Err(error) = std::str::from_utf8(invalid) else { continue };
+            self.text.push(char::REPLACEMENT_CHARACTER);
+            // The end of all bytes came before the end of the character.
+            match left == 0 && error.error_len().is_none() {
+                true => self.unfinished = invalid.to_vec(),
+                false => self.settled = self.text.len(),
             }
         }
         before

@@ -3,6 +3,8 @@
 //! The peaks of a row's blocks tell which blocks can hold a token that is likely enough; only those
 //! are looked through.
 
+use std::cmp::Ordering;
+
 use super::Sampling;
 use super::row::BLOCK;
 use super::row::Peaks;
@@ -153,8 +155,9 @@ impl Candidates {
                 between.retain(|i| self.logits[*i] < middle);
             }
         }
-        // Stable: equal ones stay in the order of their ids.
-        between.sort_by(|a, b| self.logits[*b].total_cmp(&self.logits[*a]));
+        // Stable: equal ones, of which −0 and 0 are two, stay in the order of their ids.
+        let order = |a: f32, b: f32| b.partial_cmp(&a).unwrap_or(Ordering::Equal);
+        between.sort_by(|a, b| order(self.logits[*a], self.logits[*b]));
         let mut sum = self.mass_from(high);
         let reaches = |i: &&usize| {
             sum += f64::from(self.weights[**i]);

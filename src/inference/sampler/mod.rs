@@ -155,17 +155,20 @@ impl Sampling {
         assert!(!logits.is_empty(), "a token cannot be drawn from no logits");
         let raw = Raw::of(logits);
         let penalised = self.penalise(logits, previous);
+        let mask = mask.filter(|mask| mask.allows_any(logits.len()));
         if let Some(mask) = mask {
             mask.apply(logits);
         }
-        let (token, logprob) = if penalised.is_empty() && mask.is_none() {
-            self.choose(logits, &raw.peaks, Some(&raw.weights), rng)
+        let ((token, logprob), settled) = if penalised.is_empty() && mask.is_none() {
+            (self.choose(logits, &raw.peaks, Some(&raw.weights), rng), false)
         } else {
-            let peaks = Peaks::of(logits, mask);
-            self.choose(logits, &peaks, None, rng)
+            let (peaks, settled) = Peaks::of(logits, mask);
+            (self.choose(logits, &peaks, None, rng), settled)
         };
         let before = penalised.iter().find(|(id, _)| *id == token).map(|(_, logit)| *logit);
-        let score = raw.score(before.unwrap_or(logits[token]));
+        // A row that had to be settled again left only what was impossible.
+        let unchanged = if settled { f32::NEG_INFINITY } else { logits[token] };
+        let score = raw.score(before.unwrap_or(unchanged));
         Drawn { token: token as u32, logprob: finite(logprob), score }
     }
 

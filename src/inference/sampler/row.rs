@@ -81,14 +81,14 @@ impl Peaks {
     }
 
     /// Reads a row that has been [`settle`]d before and changed since; the result has a finite
-    /// maximum.
-    pub(super) fn of(row: &mut [f32], mask: Option<&LogitMask>) -> Self {
+    /// maximum. Also whether that took settling it again.
+    pub(super) fn of(row: &mut [f32], mask: Option<&LogitMask>) -> (Self, bool) {
         let peaks = Self::read(row);
         if peaks.max.is_finite() {
-            return peaks;
+            return (peaks, false);
         }
         settle(row, mask);
-        Self::read(row)
+        (Self::read(row), true)
     }
 
     /// The first place of the maximum.

@@ -1,14 +1,18 @@
 //! The engine on the portable runner: scores against the decoder, and threads on the default model.
 
+use std::sync::Arc;
+
 use candle_core::DType;
 use candle_core::Device;
 use nightschool::inference::Continuation;
 use nightschool::inference::EngineSettings;
 use nightschool::inference::Generator as _;
+use nightschool::inference::LogitMask;
 use nightschool::inference::Request;
 use nightschool::inference::Sampling;
 use nightschool::model::lora::Adapter;
 use nightschool::model::runner::PortableRunner;
+use nightschool::rollout::StopReason;
 
 use super::SMALL;
 use super::sampled;
@@ -126,4 +130,64 @@ fn many_threads_have_what_one_has() {
         }
     }
     assert!(engine.statistics().shared_positions > 0);
+}
+
+#[test]
+fn a_request_s_sampling_mask_and_stop_tokens_are_obeyed() {
+    let model = support::default_model();
+    let engine = support::engine(model.clone());
+    let policy = engine.policy("base", None).unwrap();
+    let vocabulary = model.decoder.config().vocabulary;
+    let prompt = model.tokenizer.encode("The Moon pulls at the sea, and");
+    let plain = Request {
+        samples: 4,
+        sampling: Sampling { repetition_penalty: 1e6, ..Sampling::at(1.0) },
+        ..Request::new(prompt.clone(), 12)
+    };
+    for generation in &policy.generate(std::slice::from_ref(&plain)).unwrap()[0] {
+        let mut seen = prompt.clone();
+        for token in &generation.tokens {
+            assert!(!seen.contains(token), "a penalty this high forbids what was there");
+            seen.push(*token);
+        }
+    }
+    let two = [model.tokenizer.encode(" yes")[0], model.tokenizer.encode(" no")[0]];
+    let mask = Some(Arc::new(LogitMask::allow(vocabulary, &two).unwrap()));
+    let masked = Request { mask, sampling: Sampling::at(1.0), ..plain.clone() };
+    let written = policy.generate(std::slice::from_ref(&masked)).unwrap();
+    assert!(written[0].iter().flat_map(|g| &g.tokens).all(|token| two.contains(token)));
+    assert!(written[0].iter().all(|g| g.stop == StopReason::Length));
+    let stopped = Request { stop_tokens: two.to_vec(), ..masked };
+    for generation in &policy.generate(std::slice::from_ref(&stopped)).unwrap()[0] {
+        assert_eq!((generation.tokens.len(), generation.stop), (1, StopReason::EndOfText));
+        assert_eq!(generation.text, "");
+    }
+    let wrong = Request { sampling: Sampling { top_p: 0.0, ..Sampling::at(1.0) }, ..plain.clone() };
+    let error = policy.generate(&[wrong]).unwrap_err().to_string();
+    assert!(error.contains("top_p is 0"), "{error}");
+    let mask = Some(Arc::new(LogitMask::allow(10, &[1]).unwrap()));
+    let error = policy.generate(&[Request { mask, ..plain }]).unwrap_err().to_string();
+    assert!(error.contains("a mask is about 10 tokens"), "{error}");
+}
+
+#[test]
+fn given_tokens_score_as_they_did_when_they_were_sampled() {
+    let model = support::default_model();
+    let engine = support::engine(model.clone());
+    let adapter = crate::runner::adapter(&model.decoder, 5);
+    for adapter in [None, Some(&adapter)] {
+        let policy = engine.policy("scored", adapter).unwrap();
+        let prompt = model.tokenizer.encode("Tides rise and fall because");
+        let sampling = Sampling { top_k: 40, ..Sampling::at(0.8) };
+        let request = Request { samples: 3, sampling, seed: 9, ..Request::new(prompt.clone(), 20) };
+        let sampled = policy.generate(&[request]).unwrap().remove(0);
+        let given: Vec<Continuation> = sampled
+            .iter()
+            .map(|g| Continuation { prompt: prompt.clone(), tokens: g.tokens.clone() })
+            .collect();
+        for (scores, sampled) in policy.score(&given).unwrap().iter().zip(&sampled) {
+            // To the last bit: a row's logits are the same in whichever step they are computed.
+            assert_eq!(scores, &sampled.scores);
+        }
+    }
 }
