@@ -158,7 +158,8 @@ fn advice(candidates: &[Candidate]) -> String {
     };
     match candidates.iter().find(faster) {
         Some(other) => format!(
-            "weights as {} on {} are faster here: set inference.weights, or NIGHTSCHOOL_MATMUL_UNIT",
+            "weights as {} on {} are faster here: set inference.weights, or the unit by \
+             NIGHTSCHOOL_MATMUL_UNIT",
             name(other.weights),
             other.unit
         ),

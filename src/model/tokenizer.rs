@@ -264,7 +264,7 @@ impl Tokenizer {
     }
 }
 
-/// The byte a character stands for in the spellings of byte-level vocabularies (Radford et al. 2019,
+/// The byte a character stands for in spellings of byte-level vocabularies (Radford et al. 2019,
 /// GPT-2): printable ones stand for themselves, the others are counted up from U+0100.
 fn byte_of(character: char) -> Option<u8> {
     let code = u32::from(character);

@@ -115,7 +115,7 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
             settings.clone()
         }
     };
-    // Before the night begins: one that cannot load its model, or finds no servers, must not be left
+    // Before the night begins: one that cannot load its model, or finds no servers, must not stay
     // unfinished.
     let (model, base) = load_model(&archive, &settings, context)?;
     policy::check_form(&archive, &settings)?;

@@ -212,7 +212,7 @@ fn load(place: &Place<'_>, adapter: &RemoteAdapter) -> Result<(), Failure> {
             message.unwrap_or("without a reason").to_string()
         }
         Ok(_) => return Ok(()),
-        // An earlier run, or a request that was tried twice, has loaded it; the name holds its hash.
+        // An earlier run, or a request that was tried twice, has loaded it; its name has its hash.
         Err(failure) if failure.why.contains("already") => return Ok(()),
         Err(Failure { kind: FailureKind::Refused(404 | 405), .. })
             if place.kind != Kind::Sglang =>

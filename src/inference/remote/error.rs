@@ -21,7 +21,10 @@ pub enum RemoteError {
         why: String,
     },
     /// No server is there.
-    #[error("no remote server can be used: {}; start them, or set remote.endpoints = []", .0.join("; "))]
+    #[error(
+        "no remote server can be used: {}; start them, or set remote.endpoints = []",
+        .0.join("; ")
+    )]
     AllDown(Vec<String>),
     /// No server can do what is asked.
     #[error("no remote server can do this: {}; docs/remote.md says what each can", .0.join("; "))]

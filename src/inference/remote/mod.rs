@@ -4,7 +4,7 @@
 //! ```text
 //! Remote ─► batch (threads) ─► pool (which server, again?) ─► protocol ─► http
 //!                                 │                             settle ◄── answer
-//!                                 └─► survey (is it well, is it ours?), adapters (has it the version?)
+//!                                 └─► survey (well, and ours?), adapters (has it the version?)
 //! ```
 //!
 //! Each sample is a request of its own with a seed of its own, so that the result does not depend

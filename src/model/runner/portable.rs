@@ -1,8 +1,8 @@
 //! A runner of candle tensors: any device, weights of any type.
 //!
-//! It computes with the decoder's own weights and [operations](crate::model::ops::Operations), and composes attention over
-//! pages from candle operations. On the CPU it is the reference for faster runners; on every other
-//! device it is the way to generate.
+//! It computes with the decoder's own weights and [operations](crate::model::ops::Operations), and
+//! composes attention over pages from candle operations. On the CPU it is the reference for faster
+//! runners; on every other device it is the way to generate.
 
 mod attention;
 mod plan;

@@ -96,7 +96,6 @@ fn llama_cpp_python_writes_what_this_engine_writes() {
     let ours = ours.policy("base", None).unwrap().generate(&greedy).unwrap();
     let theirs = remote().generate(&greedy).unwrap();
     for (ours, theirs) in ours.iter().zip(&theirs) {
-        println!("{:?} | {:?}", ours[0].text, theirs[0].text);
         assert_eq!((&ours[0].text, ours[0].stop), (&theirs[0].text, theirs[0].stop));
     }
     assert_eq!(theirs[0][0].stop, StopReason::StopString);

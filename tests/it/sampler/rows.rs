@@ -185,7 +185,7 @@ fn what_is_not_finite_counts_as_documented() {
         let mut draw = || Sampling::at(1.0).draw(&mut logits.to_vec(), &[], mask, &mut rng);
         let mut found: Vec<(u32, f32)> =
             (0..200).map(|_| draw()).map(|drawn| (drawn.token, drawn.logprob.exp())).collect();
-        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found.sort_by_key(|(token, _)| *token);
         found.dedup();
         found
     };

@@ -211,9 +211,16 @@ impl VectorSet {
 /// The kernel is an `#[inline(always)] unsafe fn` generic over [`Lanes`]; whoever calls must keep
 /// its contract, and may only name a set that [`VectorSet::detect`] found.
 macro_rules! dispatch {
-    ($(#[$doc:meta])* $visibility:vis unsafe fn $name:ident $(<$element:ident: $bound:path>)? = $kernel:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
+    (
+        $(#[$doc:meta])*
+        $visibility:vis unsafe fn $name:ident $(<$element:ident: $bound:path>)? =
+            $kernel:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?
+    ) => {
         $(#[$doc])*
-        $visibility unsafe fn $name $(<$element: $bound>)? (set: $crate::model::runner::cpu::lanes::VectorSet, $($arg: $type),*) $(-> $result)? {
+        $visibility unsafe fn $name $(<$element: $bound>)? (
+            set: $crate::model::runner::cpu::lanes::VectorSet,
+            $($arg: $type),*
+        ) $(-> $result)? {
             use $crate::model::runner::cpu::lanes::Plain;
             use $crate::model::runner::cpu::lanes::VectorSet;
             #[cfg(target_arch = "x86_64")]

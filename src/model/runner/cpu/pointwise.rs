@@ -53,7 +53,12 @@ dispatch! {
     ///
     /// # Safety
     /// The set is this processor's.
-    pub(super) unsafe fn rotate = rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32], scale: f32)
+    pub(super) unsafe fn rotate = rotate_head(
+        head: &mut [f32],
+        cos: &[f32],
+        sin: &[f32],
+        scale: f32,
+    )
 }
 
 #[inline(always)]

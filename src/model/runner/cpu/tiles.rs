@@ -24,7 +24,13 @@ pub(super) const PAIR_LINES: usize = 2 * STEP_LINES;
 
 /// sums ← sums + a · b over some steps. `a` holds pairs; `b` pairs, or only high parts.
 macro_rules! products {
-    ($name:ident, $b_step:literal, [$($load:literal),*], [$($step:literal),*], [$($store:literal),*]) => {
+    (
+        $name:ident,
+        $b_step:literal,
+        [$($load:literal),*],
+        [$($step:literal),*],
+        [$($store:literal),*]
+    ) => {
         unsafe fn $name(a: *const Line, b: *const Line, steps: usize, sums: &mut Sums) {
             // SAFETY: `a` and `b` hold `steps` steps; the tiles are configured.
             unsafe {

@@ -98,8 +98,8 @@ pub(super) fn sum_of_products(
                 columns: over..(over + COLUMN_PANELS).min(packed.len()),
                 first_column,
             };
-            // SAFETY: this code is reached only where the unit is; tasks differ in their rows or columns
-            // of the destination.
+            // SAFETY: this code is reached only where the unit is; tasks differ in their rows or
+            // columns of the destination.
             unsafe {
                 let _configured = Configured::new();
                 let mut adds = accumulate;
