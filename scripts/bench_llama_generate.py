@@ -31,7 +31,8 @@ NEW_TOKENS = 128
 def llama(args, model, case):
     """(prefill, decode) in tokens a second; None where it does not run."""
     _, batch, prompt, shared = case
-    context = (prompt if shared else batch * prompt) + batch * NEW_TOKENS + 512
+    # Each sequence has its share of the context, a shared prompt included.
+    context = batch * (prompt + NEW_TOKENS) + 512
     command = [args.bench, "-m", model, "-t", args.threads, "-tb", args.threads]
     command += ["-npp", prompt, "-ntg", NEW_TOKENS, "-npl", batch, "-c", context]
     command += ["-b", 2048, "-ub", 512, "--output-format", "jsonl"]
