@@ -36,10 +36,10 @@ impl Row<'_> {
                 continue;
             }
             // Written whether wanted or not: no branch to be guessed wrong.
-            let (mut ids, mut count) = ([0; BLOCK], 0);
-            for (id, logit) in (index * BLOCK..).zip(block) {
-                ids[count] = id as u32;
-                count += usize::from(*logit >= bound);
+            let (mut ids, mut count) = ([0; BLOCK], 0_usize);
+            for (place, logit) in block.iter().enumerate() {
+                ids[count % BLOCK] = (index * BLOCK + place) as u32;
+                count = count.wrapping_add(usize::from(*logit >= bound));
             }
             found.extend_from_slice(&ids[..count]);
         }
@@ -134,6 +134,12 @@ impl Candidates {
         masses.sum()
     }
 
+    fn count_between(&self, low: f32, high: f32) -> usize {
+        let is_between = |logit: &f32| u32::from(low <= *logit && *logit < high);
+        // A sum that is checked for overflow would not be vectorised.
+        self.logits.iter().map(is_between).fold(0, u32::wrapping_add) as usize
+    }
+
     /// Keeps the most likely tokens up to the first at which their sum reaches `wanted`; at least
     /// one. Of equally likely ones the smallest ids are kept first. (Torch's sort, and so
     /// transformers, leaves the order of those open.)
@@ -141,20 +147,16 @@ impl Candidates {
         // The tokens from `low` on have the mass, those from `high` on have not.
         let mut low = self.logits.iter().copied().fold(f32::INFINITY, f32::min);
         let mut high = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max).next_up();
-        let mut between: Vec<usize> = (0..self.ids.len()).collect();
-        loop {
+        while self.count_between(low, high) > SORTED {
             let middle = low + (high - low) / 2.0;
-            if between.len() <= SORTED || !(low < middle && middle < high) {
+            if !(low < middle && middle < high) {
                 break;
             }
-            if self.mass_from(middle) >= wanted {
-                low = middle;
-                between.retain(|i| self.logits[*i] >= middle);
-            } else {
-                high = middle;
-                between.retain(|i| self.logits[*i] < middle);
-            }
+            let side = if self.mass_from(middle) >= wanted { &mut low } else { &mut high };
+            *side = middle;
         }
+        let is_between = |i: &usize| low <= self.logits[*i] && self.logits[*i] < high;
+        let mut between: Vec<usize> = (0..self.ids.len()).filter(is_between).collect();
         // Stable: equal ones, of which −0 and 0 are two, stay in the order of their ids.
         let order = |a: f32, b: f32| b.partial_cmp(&a).unwrap_or(Ordering::Equal);
         between.sort_by(|a, b| order(self.logits[*a], self.logits[*b]));
