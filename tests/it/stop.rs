@@ -1,5 +1,7 @@
 //! Where a continuation ends, against decoding all of it and searching.
 
+use std::path::Path;
+
 use nightschool::inference::StopMatcher;
 use nightschool::model::tokenizer::Tokenizer;
 use nightschool::rng;
@@ -105,4 +107,67 @@ fn the_model_s_end_and_the_request_s_tokens_are_no_text() {
     let found = matched(&model.tokenizer, &tokens, &[], &[two]);
     assert_eq!(found.2, Some(StopReason::EndOfText));
     assert!(found.0.starts_with("One") && !found.0.contains("two"), "{}", found.0);
+}
+
+#[test]
+fn a_token_s_bytes_are_those_the_decoder_lays_end_to_end() {
+    let tokenizer = &support::default_model().tokenizer;
+    assert!(tokenizer.is_byte_level());
+    // Beyond the vocabulary, too.
+    for id in 0..tokenizer.vocab_size() as u32 + 2 {
+        let bytes = tokenizer.token_bytes(id).unwrap();
+        assert_eq!(String::from_utf8_lossy(&bytes), tokenizer.decode(&[id]), "token {id}");
+    }
+}
+
+/// Tokens that are parts of characters, one after another: whole, cut and wrong bytes of any kind.
+#[test]
+fn the_text_is_that_of_decoding_after_every_token() {
+    let tokenizer = &support::default_model().tokenizer;
+    let torn = |id: &u32| tokenizer.decode(&[*id]).contains(char::REPLACEMENT_CHARACTER);
+    let mut parts: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(torn).collect();
+    assert!(parts.len() > 50, "only {} tokens are parts of characters", parts.len());
+    parts.extend(tokenizer.encode("a日本語 🙂🙃 ÄÖé €"));
+    parts.retain(|id| !tokenizer.is_end(*id));
+    let mut draws = rng::stream(1, &["parts of characters"]);
+    for _ in 0..400 {
+        let n = draws.random_range(1..30);
+        let tokens: Vec<u32> = (0..n).map(|_| parts[draws.random_range(0..parts.len())]).collect();
+        let mut matcher = StopMatcher::new(&[], &[]);
+        for end in 1..=n {
+            assert_eq!(matcher.push(tokenizer, tokens[end - 1]), None);
+            assert_eq!(matcher.text(), tokenizer.decode(&tokens[..end]), "{:?}", &tokens[..end]);
+        }
+    }
+}
+
+/// One whose text of a token depends on the tokens beside it.
+#[test]
+fn other_decoders_are_asked_for_the_whole_text() {
+    let family = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/llama3");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tokenizer_config.json", "generation_config.json", "config.json"] {
+        if family.join(name).exists() {
+            std::fs::copy(family.join(name), folder.path().join(name)).unwrap();
+        }
+    }
+    let text = std::fs::read_to_string(family.join("tokenizer.json")).unwrap();
+    let mut description: serde_json::Value = serde_json::from_str(&text).unwrap();
+    description["decoder"] = serde_json::json!({ "type": "Sequence", "decoders": [
+        { "type": "Replace", "pattern": { "String": "Ġ" }, "content": " " },
+        { "type": "ByteFallback" },
+        { "type": "Fuse" },
+        { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
+    ]});
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, description.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_file(&path).unwrap();
+    assert!(!tokenizer.is_byte_level() && tokenizer.token_bytes(5).is_none());
+    let tokens = tokenizer.encode(" some words and some more words");
+    assert!(tokenizer.decode(&tokens).starts_with("some"));
+    for stop in [vec![], vec!["and", "more"], vec!["so"], vec![" s"], vec!["rds a"]] {
+        let stop: Vec<String> = stop.into_iter().map(String::from).collect();
+        let expected = plainly(&tokenizer, &tokens, &stop, &[]);
+        assert_eq!(matched(&tokenizer, &tokens, &stop, &[]), expected, "{stop:?}");
+    }
 }
