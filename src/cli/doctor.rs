@@ -10,6 +10,7 @@ use super::places;
 use crate::inference::doctor;
 use crate::inference::doctor::Candidate;
 use crate::inference::doctor::Diagnosis;
+use crate::inference::remote::EndpointStatus;
 use crate::model::Model;
 use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
@@ -29,7 +30,7 @@ pub(super) fn run(global: &Global, args: &DoctorArgs) -> anyhow::Result<()> {
     let settings = places::settings(global, &home, &[], &flags)?;
     let spec: ModelSpec = settings.model.parse()?;
     let model = Model::load(&fetch::resolve(&spec, &places::cache()?)?)?;
-    let diagnosis = doctor::diagnose(&model, &settings.inference)?;
+    let diagnosis = doctor::diagnose(&model, &settings.inference, &settings.remote)?;
     Output::new(args.json.json).show(&diagnosis, || render(&diagnosis))
 }
 
@@ -43,7 +44,28 @@ fn render(diagnosis: &Diagnosis) -> String {
     let facts = table(&[], facts.into_iter().map(|(what, value)| vec![what.to_string(), value]));
     let columns = ["", "unit", "weights", "MB", "exact", "1 row: tokens/s", "32 rows: tokens/s"];
     let rows = table(&columns, diagnosis.candidates.iter().map(row));
-    format!("{facts}\n\n{rows}\n\n{}\n", diagnosis.advice)
+    let servers = match diagnosis.servers.as_slice() {
+        [] => String::new(),
+        servers => {
+            let columns = ["server", "program", "state", "training"];
+            format!("\n{}\n", table(&columns, servers.iter().map(server)))
+        }
+    };
+    format!("{facts}\n\n{rows}\n\n{}\n{servers}", diagnosis.advice)
+}
+
+fn server(status: &EndpointStatus) -> Vec<String> {
+    let error = status.last_error.as_deref().unwrap_or("no answer");
+    vec![
+        status.endpoint.clone(),
+        status.server.unwrap_or("unknown").into(),
+        if status.healthy { "well".into() } else { error.into() },
+        match (status.server, &status.untrainable) {
+            (None, _) => String::new(),
+            (Some(_), None) => "yes".into(),
+            (Some(_), Some(why)) => format!("no: {why}"),
+        },
+    ]
 }
 
 fn row(candidate: &Candidate) -> Vec<String> {

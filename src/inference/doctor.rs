@@ -1,5 +1,5 @@
-//! What generation runs on here, and why: the choice that settings make, beside what was measured
-//! of the others.
+//! What generation runs on, and why: the choice that settings make, beside what was measured of the
+//! others, and the servers of the settings.
 
 use std::time::Instant;
 
@@ -7,6 +7,12 @@ use half::f16;
 use serde::Serialize;
 
 use super::engine::cpu_settings;
+use super::remote::EndpointStatus;
+use super::remote::Options;
+use super::remote::Pool;
+use super::remote::RemoteError;
+use super::remote::ServedModel;
+use crate::config;
 use crate::config::Inference;
 use crate::config::KvType;
 use crate::model::Model;
@@ -62,6 +68,8 @@ pub struct Diagnosis {
     pub candidates: Vec<Candidate>,
     /// What there is to say about the choice.
     pub advice: String,
+    /// The servers that generate in the place of this machine; none where there are none.
+    pub servers: Vec<EndpointStatus>,
 }
 
 /// Why there is no diagnosis.
@@ -73,13 +81,22 @@ pub enum DoctorError {
     /// The tensor library failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// No server can be asked anything.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
 }
 
-/// Looks at what generation with `model` runs on, and measures it on the CPU.
+/// Looks at what generation with `model` runs on, and measures it on the CPU. Surveys the servers
+/// of the settings; that one is not well is part of the diagnosis.
 ///
 /// # Errors
-/// When the device that the settings name is not there, or a step fails.
-pub fn diagnose(model: &Model, settings: &Inference) -> Result<Diagnosis, DoctorError> {
+/// When the device that the settings name is not there, a step fails, or the servers' key is
+/// missing.
+pub fn diagnose(
+    model: &Model,
+    settings: &Inference,
+    remote: &config::Remote,
+) -> Result<Diagnosis, DoctorError> {
     let chosen = device::choose(settings.device)?;
     let own = cpu_settings(settings);
     let mut candidates = Vec::new();
@@ -98,7 +115,16 @@ pub fn diagnose(model: &Model, settings: &Inference) -> Result<Diagnosis, Doctor
         kv_mb: settings.kv_mb,
         advice: advice(&candidates),
         candidates,
+        servers: servers(model, remote)?,
     })
+}
+
+fn servers(model: &Model, remote: &config::Remote) -> Result<Vec<EndpointStatus>, RemoteError> {
+    let Some(options) = Options::from_settings(remote)? else { return Ok(Vec::new()) };
+    let pool = Pool::new(options, ServedModel::of(model));
+    // Each server's status says what is wrong with it.
+    pool.check().ok();
+    Ok(pool.status())
 }
 
 /// The unit in use with every form of weights, and the next best unit.

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::TryLockError;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::json;
 
 use super::RemoteError;
+use super::batch::SLICE;
 use super::http::Client;
 use super::http::Failure;
 use super::http::FailureKind;
@@ -126,23 +130,44 @@ impl Adapters {
         (adapter, gone)
     }
 
-    /// Sees to it that a server has an adapter.
+    /// Sees to it that a server has an adapter, within the place's time.
     pub(super) fn ensure(
         &self,
         server: usize,
         place: &Place<'_>,
         adapter: &RemoteAdapter,
     ) -> Result<(), Failure> {
-        let mut loaded = lock(&self.loaded[server]);
+        let started = Instant::now();
+        let mut loaded = self.loaded_of(server, started + place.timeout)?;
         if loaded.contains(&adapter.name) {
             return Ok(());
         }
+        let timeout = place.timeout.saturating_sub(started.elapsed());
+        let place = &Place { timeout, ..*place };
         match self.load {
             true => load(place, adapter)?,
             false => find(place, adapter)?,
         }
         loaded.insert(adapter.name.clone());
         Ok(())
+    }
+
+    /// The names that a server has. While another request loads one, this waits until `until`.
+    fn loaded_of(
+        &self,
+        server: usize,
+        until: Instant,
+    ) -> Result<MutexGuard<'_, BTreeSet<String>>, Failure> {
+        loop {
+            match self.loaded[server].try_lock() {
+                Ok(loaded) => return Ok(loaded),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => {
+                    return Err(Failure::broken("an adapter is still being loaded"));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(SLICE),
+            }
+        }
     }
 
     /// Loads the adapters in use into a server that came up, which lists `names`.
@@ -168,8 +193,8 @@ impl Adapters {
         lock(&self.loaded[server]).clear();
     }
 
-    /// Removes adapters from a server, as far as it has them. That it keeps one is no harm but
-    /// memory, so a failure is only logged.
+    /// Removes adapters from a server, as far as it has them. That it keeps some is no harm but
+    /// memory, so a failure is only logged, and one that is not well is left alone.
     pub(super) fn unload(&self, server: usize, place: &Place<'_>, gone: &[Arc<RemoteAdapter>]) {
         for adapter in gone {
             if !self.load || !lock(&self.loaded[server]).remove(&adapter.name) {
@@ -180,6 +205,9 @@ impl Adapters {
             if let Err(failure) = place.client.post(&url, &body, place.timeout, SMALL_ANSWER) {
                 let (endpoint, name, why) = (place.url, &adapter.name, &failure.why);
                 tracing::warn!(endpoint, name, why, "an adapter stays on a server");
+                if failure.kind == FailureKind::Broken {
+                    return;
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use super::RemoteError;
 /// Threads at most: each is a request under way.
 const THREADS_MAX: usize = 512;
 /// How often those who wait look whether they shall stop.
-const SLICE: Duration = Duration::from_millis(20);
+pub(super) const SLICE: Duration = Duration::from_millis(20);
 
 /// Says when to stop: the user wants it, or the call has failed.
 #[derive(Debug, Clone)]

@@ -11,6 +11,8 @@ use super::secret::Secret;
 
 /// Longest message of a server that is shown, in characters.
 const MESSAGE_CHARS: usize = 300;
+/// Longest failure that is shown, in characters: such a message, and what to do about it.
+const FAILURE_CHARS: usize = 1000;
 /// How much of an error's body is read.
 const ERROR_BYTES: u64 = 64 << 10;
 /// Longest answer to a question about the server itself, in bytes.
@@ -170,8 +172,19 @@ impl Client {
         }
     }
 
-    /// A server's words, fit to be shown: one line, not long, without the key.
+    /// A failure whose reason may quote the server, fit to be shown. Every failure passes here on
+    /// its way to a person.
+    pub(super) fn tidy(&self, failure: Failure) -> Failure {
+        Failure { why: self.shown(&failure.why, FAILURE_CHARS), ..failure }
+    }
+
+    /// A server's words, fit to be shown.
     fn clean(&self, text: &str) -> String {
+        self.shown(text, MESSAGE_CHARS)
+    }
+
+    /// One line of at most `chars` characters, without the key.
+    fn shown(&self, text: &str, chars: usize) -> String {
         let visible = |c: char| if c.is_control() { ' ' } else { c };
         let text: String = text.chars().map(visible).collect();
         let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -179,7 +192,7 @@ impl Client {
             Some(secret) => secret.hide_in(&line),
             None => line,
         };
-        match line.char_indices().nth(MESSAGE_CHARS) {
+        match line.char_indices().nth(chars) {
             Some((end, _)) => format!("{}…", &line[..end]),
             None => line,
         }

@@ -2,9 +2,10 @@
 //! machine. `docs/remote.md` says how to use it, and what each program can and cannot do.
 //!
 //! ```text
-//! Remote ─► batch (threads) ─► pool (which server, again?) ─► protocol ─► http
-//!                                 │                             settle ◄── answer
-//!                                 └─► survey (well, and ours?), adapters (has it the version?)
+//! Remote ─► batch (threads) ─► pool (again?) ─► servers (which?) ─► protocol ─► http
+//!                                                 │                   settle ◄── answer
+//!                                                 └─► survey (well, and ours?)
+//!                                                     adapters (has it the version?)
 //! ```
 //!
 //! Each sample is a request of its own with a seed of its own, so that the result does not depend
@@ -22,6 +23,7 @@ mod pool;
 mod protocol;
 mod retry;
 mod secret;
+mod servers;
 mod settle;
 mod survey;
 
@@ -35,16 +37,16 @@ use std::time::Instant;
 
 pub use self::adapters::RemoteAdapter;
 pub use self::error::RemoteError;
-pub use self::pool::EndpointStatus;
 pub use self::pool::Pool;
 pub use self::secret::Secret;
+pub use self::servers::EndpointStatus;
 
 use self::batch::Stop;
 use self::http::Failure;
-use self::pool::Chosen;
-use self::pool::Errand;
 use self::protocol::Answer;
 use self::protocol::Ask;
+use self::servers::Chosen;
+use self::servers::Errand;
 use self::survey::Abilities;
 use self::survey::Ids;
 use self::survey::Kind;
@@ -338,6 +340,7 @@ fn nothing(stop: StopReason) -> Generation {
 fn score(
     pool: &Pool,
     adapter: Option<&RemoteAdapter>,
+    index: usize,
     given: &Continuation,
     stop: &Stop,
 ) -> Result<Vec<TokenScore>, RemoteError> {
@@ -347,7 +350,9 @@ fn score(
     let unable = |can: &Abilities| {
         (!can.scores).then(|| format!("{} does not score given tokens", can.kind.as_str()))
     };
-    let errand = Errand { seed: 0, adapter, unable: &unable, deadline: None };
+    // Only waiting times are drawn from it, which must not be the same for all.
+    let seed = rng::derive(0, &["score", &index.to_string()]);
+    let errand = Errand { seed, adapter, unable: &unable, deadline: None };
     let prompt = [given.prompt.as_slice(), &given.tokens].concat();
     let request = Request { sampling: Sampling::at(1.0), ..Request::new(prompt, 1) };
     pool.run(&errand, stop, |chosen| {
@@ -383,13 +388,14 @@ impl Generator for Remote {
 
     fn score(&self, given: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
         for continuation in given {
-            let read = continuation.prompt.len() + continuation.tokens.len();
-            self.check(continuation.prompt.len().min(read), continuation.tokens.len() + 1)?;
+            self.check(continuation.prompt.len(), continuation.tokens.len() + 1)?;
         }
         let (pool, adapter) = (self.pool.clone(), self.adapter.clone());
-        let work =
-            move |given: &Continuation, stop: &Stop| score(&pool, adapter.as_deref(), given, stop);
-        Ok(batch::run(given.to_vec(), self.pool.room(), &self.interrupt, work)?)
+        let work = move |(index, given): &(usize, Continuation), stop: &Stop| {
+            score(&pool, adapter.as_deref(), *index, given, stop)
+        };
+        let jobs = given.iter().cloned().enumerate().collect();
+        Ok(batch::run(jobs, self.pool.room(), &self.interrupt, work)?)
     }
 
     fn model_version(&self) -> &str {

@@ -140,25 +140,26 @@ struct Choice {
 }
 
 /// The completions form (vLLM, SGLang, llama-cpp-python), and the chat form (llama.cpp).
+///
+/// A log-probability may be null, which is how JSON writers that accept −∞ put it: it is not known.
 #[derive(Debug, Deserialize)]
 struct Logprobs {
     tokens: Option<Vec<String>>,
     token_logprobs: Option<Vec<Option<f32>>>,
-    top_logprobs: Option<Vec<Option<HashMap<String, f32>>>>,
+    top_logprobs: Option<Vec<Option<HashMap<String, Option<f32>>>>>,
     content: Option<Vec<Entry>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Entry {
     id: Option<u32>,
-    logprob: f32,
-    #[serde(default)]
-    top_logprobs: Vec<Scored>,
+    logprob: Option<f32>,
+    top_logprobs: Option<Vec<Scored>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Scored {
-    logprob: f32,
+    logprob: Option<f32>,
 }
 
 /// Why the server says that a continuation ended.
@@ -239,17 +240,18 @@ impl Logprobs {
     fn best_first(&self) -> Option<f32> {
         let highest = |values: &mut dyn Iterator<Item = f32>| values.reduce(f32::max);
         if let Some(entry) = self.content.as_ref().and_then(|entries| entries.first()) {
-            return highest(&mut entry.top_logprobs.iter().map(|top| top.logprob));
+            let tops = entry.top_logprobs.as_ref()?;
+            return highest(&mut tops.iter().filter_map(|top| top.logprob));
         }
         let first = self.top_logprobs.as_ref()?.first()?.as_ref()?;
-        highest(&mut first.values().copied())
+        highest(&mut first.values().filter_map(|logprob| *logprob))
     }
 
     /// The tokens' ids, if all have one, and their log-probabilities, if all have one.
     fn split(self) -> (Option<Vec<u32>>, Option<Vec<f32>>) {
         if let Some(entries) = self.content {
             let ids = entries.iter().map(|entry| entry.id).collect();
-            return (ids, Some(entries.iter().map(|entry| entry.logprob).collect()));
+            return (ids, entries.iter().map(|entry| entry.logprob).collect());
         }
         let id = |token: String| token.strip_prefix("token_id:")?.parse().ok();
         let ids = self.tokens.and_then(|tokens| tokens.into_iter().map(id).collect());
@@ -262,7 +264,7 @@ fn prompt_scores(
 ) -> Vec<Option<HashMap<u32, f32>>> {
     let position = |scores: HashMap<String, Scored>| {
         let scores = scores.into_iter();
-        scores.filter_map(|(id, scored)| Some((id.parse().ok()?, scored.logprob))).collect()
+        scores.filter_map(|(id, scored)| Some((id.parse().ok()?, scored.logprob?))).collect()
     };
     positions.into_iter().map(|scores| scores.map(position)).collect()
 }

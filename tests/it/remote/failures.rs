@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use nightschool::inference::GenerateError;
 use nightschool::inference::Generator;
@@ -44,6 +45,33 @@ fn a_full_server_is_asked_again_when_it_says() {
     // It was never taken for dead: a survey would have cleared nothing, and there was none.
     assert_eq!(pool.status()[0].last_error.as_deref(), Some("status 503: too many"));
     assert!(pool.status()[0].healthy);
+}
+
+#[test]
+fn of_two_waits_that_a_server_asks_for_the_longer_counts() {
+    let mock = Mock::start(Shape::Vllm);
+    let pool = pool(&[&mock]);
+    *mock.together.lock().unwrap() = 2;
+    for wait in ["0.5", "0.01"] {
+        let mut full = Reply::new(429, "");
+        full.headers.push(("retry-after", wait.into()));
+        mock.push(Act::Say(full));
+    }
+    let start = Instant::now();
+    let all = base(&pool).generate(&[request(2)]).unwrap();
+    assert_eq!((all[0].len(), mock.asked().len()), (2, 4));
+    assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_request_that_runs_out_of_time_at_its_first_try_says_why() {
+    let mock = Mock::start(Shape::Vllm);
+    let timeout = Duration::from_millis(700);
+    let pool = pool_with(Options { timeout, retries: 0, ..options(&[&mock]) });
+    mock.push(Act::Hang);
+    let error = error(&base(&pool));
+    assert!(error.contains("no answer within 0.7 s") && error.contains(&mock.address), "{error}");
+    mock.release();
 }
 
 #[test]
@@ -240,6 +268,22 @@ fn the_key_is_sent_and_never_shown() {
     assert!(error.contains("status 401: bad key: Bearer [key]!!!"), "{error}");
     assert!(error.contains("remote.api_key_env") && !error.contains("secret-123"), "{error}");
     assert!(!format!("{:?}", pool.status()).contains("secret-123"));
+
+    // Wherever in an answer it repeats it, and however much else it says.
+    *mock.key.lock().unwrap() = None;
+    mock.push(Act::Change(|answer| {
+        let long = format!("{KEY}\n\u{1b}[31m{}", "!".repeat(5000));
+        answer["choices"][0]["finish_reason"] = long.into();
+    }));
+    let with = Options { secret: secret.clone(), retries: 0, ..options(&[&mock]) };
+    let ended = self::error(&base(&pool_with(with)));
+    *mock.other_model.lock().unwrap() = Some(format!("{KEY} and \u{7}"));
+    let with = Options { secret, ..options(&[&mock]) };
+    let listed = Pool::new(with, served()).check().unwrap_err().to_string();
+    for error in [ended, listed] {
+        assert!(error.contains("[key]") && !error.contains("secret-123"), "{error}");
+        assert!(!error.contains(char::is_control) && error.chars().count() < 1200, "{error}");
+    }
 
     for (text, reason) in [(" \n", "neither such an"), ("a b", "plain ASCII"), ("ключ", "plain")]
     {

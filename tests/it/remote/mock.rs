@@ -51,7 +51,9 @@ pub(super) fn options(mocks: &[&Mock]) -> Options {
 pub(super) enum Shape {
     /// Ids when asked, log-probabilities of the untempered distribution.
     Vllm,
-    /// The same, with ids in the place of the tokens' texts only.
+    /// The same, with log-probabilities of the distribution that is sampled from, whatever it is.
+    ProcessedVllm,
+    /// As the first, with ids in the place of the tokens' texts only.
     OldVllm,
     /// Ids when asked, log-probabilities after the temperature.
     Sglang,
@@ -82,6 +84,10 @@ pub(super) struct Mock {
     /// What it writes, for the seed of the request.
     pub(super) speech: Mutex<fn(u64) -> String>,
     pub(super) script: Mutex<VecDeque<Act>>,
+    /// Whether adapters are loaded only after [`Mock::release`].
+    pub(super) slow_adapters: AtomicBool,
+    /// A model that it serves in the place of the one that is meant.
+    pub(super) other_model: Mutex<Option<String>>,
     /// Called with each completion request, but for those of a survey.
     pub(super) watch: Mutex<Option<Box<dyn Fn() + Send>>>,
     /// Whether all connections are closed at once.
@@ -114,6 +120,8 @@ impl Mock {
                 tokenizer: tokenizer(),
                 speech: Mutex::new(|seed| format!(" blue {}\nred", seed % 100)),
                 script: Mutex::default(),
+                slow_adapters: AtomicBool::new(false),
+                other_model: Mutex::default(),
                 watch: Mutex::default(),
                 dead: AtomicBool::new(false),
                 key: Mutex::default(),
@@ -180,7 +188,7 @@ impl Mock {
     }
 
     fn is_vllm(&self) -> bool {
-        matches!(self.shape, Shape::Vllm | Shape::OldVllm)
+        matches!(self.shape, Shape::Vllm | Shape::ProcessedVllm | Shape::OldVllm)
     }
 
     fn is_python(&self) -> bool {
@@ -189,13 +197,15 @@ impl Mock {
 
     fn models(&self) -> Reply {
         let owner = match self.shape {
-            Shape::Vllm | Shape::OldVllm => "vllm",
+            Shape::Vllm | Shape::ProcessedVllm | Shape::OldVllm => "vllm",
             Shape::Sglang => "sglang",
             Shape::LlamaCpp => "llamacpp",
             Shape::LlamaCppPython | Shape::Bare => "me",
         };
         let adapters = self.adapters.lock().unwrap().clone();
-        let names = std::iter::once("toy".to_string()).chain(adapters);
+        let other = self.other_model.lock().unwrap().clone();
+        let base = if other.is_some() { None } else { Some("toy".to_string()) };
+        let names = base.into_iter().chain(other).chain(adapters);
         let all: Vec<Value> = names
             .map(|name| json!({"id": name, "owned_by": owner, "max_model_len": 256}))
             .collect();
@@ -212,6 +222,9 @@ impl Mock {
         let path = body["lora_path"].as_str().unwrap();
         if path.contains("nowhere") {
             return Reply::new(404, json!({"error": {"message": "no such path"}}).to_string());
+        }
+        if self.slow_adapters.load(Ordering::SeqCst) {
+            self.hang();
         }
         let mut adapters = self.adapters.lock().unwrap();
         if adapters.contains(&name) {
@@ -273,12 +286,17 @@ impl Mock {
             }
             Some(Act::Cut(bytes)) => Reply { cut: Some(bytes), ..Reply::json(&usual) },
             Some(Act::Hang) => {
-                let load = self.load.lock().unwrap();
-                let held = |_: &mut (usize, usize)| !self.released.load(Ordering::SeqCst);
-                drop(self.changed.wait_while(load, held).unwrap());
+                self.hang();
                 Reply::json(&usual)
             }
         }
+    }
+
+    /// Waits for [`Mock::release`].
+    fn hang(&self) {
+        let load = self.load.lock().unwrap();
+        let held = |_: &mut (usize, usize)| !self.released.load(Ordering::SeqCst);
+        drop(self.changed.wait_while(load, held).unwrap());
     }
 
     /// The answer when nothing goes wrong.
@@ -310,7 +328,7 @@ impl Mock {
 
     fn add_tokens(&self, choice: &mut Value, body: &Value, read: &[u32], tokens: &[u32]) {
         let wanted = body["return_token_ids"] == true;
-        if wanted && matches!(self.shape, Shape::Vllm | Shape::Sglang) {
+        if wanted && matches!(self.shape, Shape::Vllm | Shape::ProcessedVllm | Shape::Sglang) {
             choice["token_ids"] = json!(tokens);
             choice["prompt_token_ids"] = json!(read);
         }
@@ -324,9 +342,9 @@ impl Mock {
         if body.get("logprobs").is_none() || self.is_python() {
             return;
         }
-        // SGLang divides by the temperature first; 0 it takes for the most likely token at 1.
+        // These divide by the temperature first; 0 they take for the most likely token at 1.
         let temperature = match (self.shape, body["temperature"].as_f64()) {
-            (Shape::Sglang, Some(temperature)) if temperature > 0.0 => temperature,
+            (Shape::Sglang | Shape::ProcessedVllm, Some(scale)) if scale > 0.0 => scale,
             _ => 1.0,
         };
         let scores: Vec<f64> =

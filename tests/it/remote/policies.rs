@@ -5,12 +5,15 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nightschool::inference::Generator;
 use nightschool::inference::Remote;
+use nightschool::inference::Request;
 use nightschool::inference::remote::Options;
 use nightschool::inference::remote::Pool;
 use nightschool::inference::remote::RemoteAdapter;
+use nightschool::rollout::StopReason;
 
 use super::ask;
 use super::error;
@@ -19,6 +22,7 @@ use super::mock::Shape;
 use super::mock::options;
 use super::pool;
 use super::pool_with;
+use super::request;
 
 /// A folder with some weights.
 fn folder(root: &Path, name: &str) -> PathBuf {
@@ -92,6 +96,26 @@ fn the_oldest_adapters_leave_when_there_are_many() {
     assert_eq!(name, names[5]);
     let loads = mock.log.lock().unwrap().iter().filter(|line| line.starts_with("load")).count();
     assert_eq!(loads, 6);
+}
+
+#[test]
+fn a_deadline_passes_while_another_request_loads_the_adapter() {
+    let home = tempfile::tempdir().unwrap();
+    let mock = Mock::start(Shape::Vllm);
+    let pool = pool(&[&mock]);
+    let (engine, _) = engine(&pool, &folder(home.path(), "v1"));
+    mock.slow_adapters.store(true, Ordering::SeqCst);
+    let patient = request(1);
+    let hurried = Request { deadline: Some(Duration::from_millis(300)), ..request(2) };
+    let all = std::thread::scope(|scope| {
+        let patient = scope.spawn(|| engine.generate(&[patient]).unwrap());
+        let hurried = engine.generate(&[hurried]).unwrap();
+        mock.release();
+        [hurried, patient.join().unwrap()].concat()
+    });
+    let stops: Vec<StopReason> = all.concat().iter().map(|one| one.stop).collect();
+    assert_eq!(stops[..2], [StopReason::Deadline; 2]);
+    assert_eq!(stops[2], StopReason::StopString);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use nightschool::inference::LogitMask;
 use nightschool::inference::Request;
 use nightschool::inference::Sampling;
 use nightschool::rollout::StopReason;
+use serde_json::Value;
 use serde_json::json;
 
 use super::ask;
@@ -190,6 +191,67 @@ fn logprobs_are_known_only_for_the_distribution_that_was_sampled_from() {
     let mock = Mock::start(Shape::Vllm);
     let error = pool(&[&mock]).check_trainable(&cold).unwrap_err().to_string();
     assert!(error.contains("--logprobs-mode processed_logprobs"), "{error}");
+}
+
+#[test]
+fn every_sampling_setting_reaches_the_server_and_a_truncated_one_trains_nothing() {
+    let whole = Sampling::at(1.0);
+    let truncated = [
+        (Sampling { top_k: 40, ..whole }, "top_k", json!(40)),
+        (Sampling { min_p: 0.25, ..whole }, "min_p", json!(0.25)),
+        (Sampling { top_p: 0.5, ..whole }, "top_p", json!(0.5)),
+        (Sampling { repetition_penalty: 1.25, ..whole }, "repetition_penalty", json!(1.25)),
+    ];
+    for (shape, trains) in
+        [(Shape::Vllm, false), (Shape::Sglang, false), (Shape::ProcessedVllm, true)]
+    {
+        let mock = Mock::start(shape);
+        let pool = pool(&[&mock]);
+        for (at, (sampling, key, value)) in truncated.iter().enumerate() {
+            let request = Request { sampling: *sampling, ..request(1) };
+            let read =
+                base(&pool).generate(std::slice::from_ref(&request)).unwrap().remove(0).remove(0);
+            assert_eq!(mock.asked()[at][key], *value, "{shape:?}");
+            assert!(!read.tokens.is_empty());
+            assert_eq!(!read.logprobs.is_empty(), trains, "{shape:?} {key}");
+            assert_eq!(pool.check_trainable(&request).is_ok(), trains, "{shape:?} {key}");
+        }
+        let request = Request { sampling: truncated[0].0, ..request(1) };
+        let outcome = base(&pool).for_training().generate(&[request]);
+        assert_eq!(outcome.is_ok(), trains, "{shape:?}");
+        // Those who are refused ask for nothing.
+        assert_eq!(mock.asked().len(), truncated.len() + usize::from(trains));
+    }
+    let mock = Mock::start(Shape::LlamaCpp);
+    let request = Request { sampling: truncated[3].0, ..request(1) };
+    base(&pool(&[&mock])).generate(&[request]).unwrap();
+    assert_eq!(mock.asked()[0]["repeat_penalty"], 1.25);
+}
+
+#[test]
+fn a_logprob_that_json_cannot_hold_is_not_known() {
+    let mock = Mock::start(Shape::Sglang);
+    let pool = pool(&[&mock]);
+    let null: fn(&mut Value) = |answer| {
+        let logprobs = &mut answer["choices"][0]["logprobs"];
+        logprobs["token_logprobs"][1] = Value::Null;
+        let top = logprobs["top_logprobs"][1].as_object_mut().unwrap();
+        top.values_mut().for_each(|value| *value = Value::Null);
+    };
+    mock.push(Act::Change(null));
+    let read = ask(&base(&pool)).unwrap();
+    assert!(read.text.starts_with(" blue ") && read.logprobs.is_empty(), "{read:?}");
+    mock.push(Act::Change(null));
+    let left_out = ask(&base(&pool).for_training()).unwrap();
+    assert_eq!((left_out.tokens.len(), left_out.stop), (0, StopReason::Cancelled));
+
+    let mock = Mock::start(Shape::LlamaCpp);
+    mock.push(Act::Change(|answer| {
+        let entry = &mut answer["choices"][0]["logprobs"]["content"][0];
+        (entry["logprob"], entry["top_logprobs"]) = (Value::Null, Value::Null);
+    }));
+    let left_out = ask(&base(&self::pool(&[&mock])).for_training()).unwrap();
+    assert_eq!((left_out.tokens.len(), left_out.stop), (0, StopReason::Cancelled));
 }
 
 #[test]
