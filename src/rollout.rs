@@ -61,8 +61,6 @@ pub struct Step {
 /// One attempt at one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// Hash of night, round, task and index; stable across restarts.
-    pub id: String,
     /// The task attempted.
     pub task_id: String,
     /// Which member of the group, from 0.

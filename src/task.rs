@@ -11,17 +11,20 @@ pub enum Origin {
     Code,
     /// Written by the language model in its proposer role.
     Model,
+    /// Written or corrected by a person.
+    Person,
 }
 
 impl Origin {
     /// All origins, in the order reports list them.
-    pub const ALL: [Self; 2] = [Self::Code, Self::Model];
+    pub const ALL: [Self; 3] = [Self::Code, Self::Model, Self::Person];
 
     /// The name used in the archive, in JSON and in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Code => "code",
             Self::Model => "model",
+            Self::Person => "person",
         }
     }
 }
@@ -41,6 +44,9 @@ pub enum AnswerKind {
 }
 
 impl AnswerKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Date, Self::Number, Self::Name, Self::Title];
+
     /// The name used in the archive, in JSON and in tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -182,6 +188,9 @@ pub enum Split {
 }
 
 impl Split {
+    /// Both sides.
+    pub const ALL: [Self; 2] = [Self::Train, Self::Heldout];
+
     /// The name used in the archive, in JSON and in tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -208,6 +217,6 @@ pub struct Task {
     pub evidence: Vec<String>,
     /// Side of the document split.
     pub split: Split,
-    /// The night that accepted it, from 1.
-    pub night: u32,
+    /// The night that accepted it, from 1; none where a person did.
+    pub night: Option<u32>,
 }

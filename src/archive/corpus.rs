@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use blake3::Hasher;
 use rusqlite::Row;
 use rusqlite::Transaction;
 use rusqlite::params;
@@ -213,6 +214,7 @@ impl Archive {
             }
             settle_documents_and_passages(tx, &mut summary)?;
             settle_tasks(tx, &mut summary)?;
+            note_version(tx, &now)?;
             Ok(summary)
         })
     }
@@ -341,17 +343,49 @@ fn settle_tasks(tx: &Transaction<'_>, summary: &mut CorpusSummary) -> Result<(),
                         WHERE e.task_id = task.id AND p.retired = 1)";
     summary.tasks_retired = tx.execute(
         &format!(
-            "UPDATE task SET state = 'retired', retired_reason = 'evidence'
+            "UPDATE task SET state = 'retired', state_reason = 'evidence'
              WHERE state = 'active' AND {gone}"
         ),
         [],
     )? as u64;
     summary.tasks_restored = tx.execute(
         &format!(
-            "UPDATE task SET state = 'active', retired_reason = NULL
-             WHERE retired_reason = 'evidence' AND NOT {gone}"
+            "UPDATE task SET state = 'active', state_reason = NULL
+             WHERE state_reason = 'evidence' AND NOT {gone}"
         ),
         [],
     )? as u64;
+    Ok(())
+}
+
+/// Notes which passages stand where now: the version of the corpus that drafts are made from.
+fn note_version(tx: &Transaction<'_>, now: &str) -> Result<(), Failure> {
+    let mut hasher = Hasher::new();
+    let (mut documents, mut passages, mut last) = (0_u64, 0_u64, String::new());
+    let mut statement = tx.prepare(
+        "SELECT dp.document_id, dp.ordinal, dp.passage_id FROM document_passage dp
+         JOIN document d ON d.id = dp.document_id AND d.retired = 0
+         WHERE dp.retired = 0 ORDER BY dp.document_id, dp.ordinal, dp.passage_id",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (document, ordinal, passage): (String, u32, String) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
+        hasher.update(format!("{document} {ordinal} {passage}\n").as_bytes());
+        passages += 1;
+        documents += u64::from(document != last);
+        last = document;
+    }
+    let id = hasher.finalize().to_hex()[..16].to_string();
+    tx.execute(
+        "INSERT INTO corpus_version (id, documents, passages, first_seen_at)
+         VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO NOTHING",
+        params![id, documents as i64, passages as i64, now],
+    )?;
+    tx.execute(
+        "INSERT INTO meta (key, value) VALUES ('corpus_version', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [id],
+    )?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Two runs with the same seed, one of them killed and continued, must come to the same digest.
 //! What is hashed follows from the schema, so that a new table or column is never forgotten:
 //! every table, its rows in the order of the primary key, every column but clock times (`…_at`,
-//! `…_seconds`) and [`LEFT_OUT`]. JSON columns (`…_json`) are hashed without the order of their
+//! `…_seconds`), computed ones and [`LEFT_OUT`]; an index of words is no table. JSON columns (`…_json`) are hashed without the order of their
 //! members and without members that tell time; blobs by what they unpack to.
 
 use std::collections::BTreeMap;
@@ -18,8 +18,9 @@ use super::error::ArchiveError;
 use super::error::Failure;
 use super::value;
 
-/// Columns that say where something lies, not what it is.
-const LEFT_OUT: [(&str, &str); 1] = [("model_version", "path")];
+/// Columns that say where something lies or when it came, not what it is.
+const LEFT_OUT: [(&str, &str); 3] =
+    [("model_version", "path"), ("draft", "number"), ("task", "number")];
 
 /// A column that is hashed.
 struct Column {
@@ -50,7 +51,7 @@ impl ArchiveReader {
     pub fn table_digests(&self) -> Result<BTreeMap<String, String>, ArchiveError> {
         self.read(|tx| {
             let mut statement = tx.prepare(
-                "SELECT name FROM sqlite_schema WHERE type = 'table'
+                "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
                  AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name",
             )?;
             let tables: Vec<String> =
@@ -87,6 +88,10 @@ fn table_digest(tx: &Transaction<'_>, table: &str) -> Result<String, Failure> {
     let columns = columns(tx, table)?;
     let mut key: Vec<&Column> = columns.iter().filter(|column| column.key > 0).collect();
     key.sort_by_key(|column| column.key);
+    if key.is_empty() {
+        // A numbered table: its rows have an id, too.
+        key.extend(columns.iter().filter(|column| column.name == "id"));
+    }
     let list = |columns: &[&Column]| -> String {
         let names: Vec<String> = columns.iter().map(|c| format!("\"{}\"", c.name)).collect();
         names.join(", ")

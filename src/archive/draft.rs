@@ -11,8 +11,10 @@ use super::Archive;
 use super::ArchiveReader;
 use super::error::ArchiveError;
 use super::error::Failure;
+use super::lineage;
 use super::night::Unit;
 use super::value;
+use crate::rng;
 use crate::rng::content_id;
 use crate::task::Draft;
 use crate::task::Origin;
@@ -53,6 +55,11 @@ fn question_key(question: &str) -> String {
     words.join(" ")
 }
 
+/// A hash of that: 64 bits, so that a false match among a million questions is a one in 10⁸ event.
+pub(super) fn question_hash(question: &str) -> i64 {
+    rng::derive(0, &[&question_key(question)]).cast_signed()
+}
+
 /// The id under which a seed is stored.
 fn seed_id(seed: &Seed) -> String {
     let mut parts = vec!["seed", seed.answer.as_str(), seed.kind.as_str()];
@@ -67,8 +74,8 @@ impl ArchiveReader {
     /// [`ArchiveError`] when the file cannot be read.
     pub fn has_question(&self, question: &str) -> Result<bool, ArchiveError> {
         self.read(|tx| {
-            let mut statement = tx.prepare_cached("SELECT 1 FROM task WHERE question_key = ?1")?;
-            Ok(statement.exists([question_key(question)])?)
+            let mut statement = tx.prepare_cached("SELECT 1 FROM task WHERE question_hash = ?1")?;
+            Ok(statement.exists([question_hash(question)])?)
         })
     }
 
@@ -78,7 +85,7 @@ impl ArchiveReader {
     /// [`ArchiveError`] when the file cannot be read.
     pub fn questions(&self) -> Result<Vec<String>, ArchiveError> {
         self.read(|tx| {
-            let mut statement = tx.prepare("SELECT question FROM task ORDER BY id")?;
+            let mut statement = tx.prepare("SELECT question FROM task_view ORDER BY id")?;
             Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
         })
     }
@@ -92,31 +99,20 @@ impl ArchiveReader {
         night: Option<u32>,
     ) -> Result<BTreeMap<Origin, GateCounts>, ArchiveError> {
         self.read(|tx| {
-            // The first required rejection decides, as in the gate itself.
             let mut statement = tx.prepare(
-                "SELECT d.origin, t.id IS NOT NULL,
-                        (SELECT v.rejection FROM verdict v
-                         WHERE v.draft_id = d.id AND v.required = 1 AND v.rejection IS NOT NULL
-                         ORDER BY v.ordinal LIMIT 1) AS reason,
-                        count(*)
-                 FROM draft d LEFT JOIN task t ON t.id = d.id
-                 WHERE ?1 IS NULL OR d.night = ?1
-                 GROUP BY 1, 2, 3",
+                "SELECT origin, rejection, count(*) FROM draft
+                 WHERE ?1 IS NULL OR night = ?1 GROUP BY 1, 2",
             )?;
             let mut counts: BTreeMap<Origin, GateCounts> =
                 Origin::ALL.into_iter().map(|origin| (origin, GateCounts::default())).collect();
             let mut rows = statement.query([night])?;
             while let Some(row) = rows.next()? {
                 let counts = counts.entry(value::named(row, 0)?).or_default();
-                let accepted: bool = row.get(1)?;
-                let reason: Option<Rejection> = value::named_or_none(row, 2)?;
-                let n = row.get::<_, i64>(3)?.cast_unsigned();
+                let n = row.get::<_, i64>(2)?.cast_unsigned();
                 counts.drafts += n;
-                if accepted {
-                    counts.accepted += n;
-                }
-                if let Some(reason) = reason {
-                    *counts.rejections.entry(reason).or_default() += n;
+                match value::named_or_none(row, 1)? {
+                    None => counts.accepted += n,
+                    Some(reason) => *counts.rejections.entry(reason).or_default() += n,
                 }
             }
             Ok(counts)
@@ -137,23 +133,37 @@ impl Archive {
         drafts: &[GatedDraft],
     ) -> Result<bool, ArchiveError> {
         self.write_unit(unit, |tx| {
-            for gated in drafts {
-                refuse_contradictions(unit, gated)?;
-                put_draft(tx, unit.night, &gated.draft)?;
-                put_verdicts(tx, gated)?;
-                if let Some(task) = &gated.task {
-                    put_task(tx, task, &gated.parents)?;
-                }
-            }
-            Ok(())
+            drafts.iter().try_for_each(|gated| put_gated(tx, Some(unit.night), gated))
         })
     }
 }
 
+/// Stores a draft of a night, or of a person, with its verdicts and the task that it became.
+pub(super) fn put_gated(
+    tx: &Transaction<'_>,
+    night: Option<u32>,
+    gated: &GatedDraft,
+) -> Result<(), Failure> {
+    refuse_contradictions(night, gated)?;
+    let number = put_draft(tx, night, gated)?;
+    put_verdicts(tx, gated)?;
+    match &gated.task {
+        Some(task) => put_task(tx, number, task, gated),
+        None => Ok(()),
+    }
+}
+
+impl GatedDraft {
+    /// The first required check that turned it away: it decides, as in the gate itself.
+    fn rejected_by(&self) -> Option<&Verdict> {
+        self.verdicts.iter().find(|verdict| verdict.required && verdict.rejection.is_some())
+    }
+}
+
 /// The gate fails closed; the archive does not take its word for it.
-fn refuse_contradictions(unit: &Unit<'_>, gated: &GatedDraft) -> Result<(), Failure> {
-    let GatedDraft { draft, verdicts, task, .. } = gated;
-    let rejected = verdicts.iter().find(|v| v.required && v.rejection.is_some());
+fn refuse_contradictions(night: Option<u32>, gated: &GatedDraft) -> Result<(), Failure> {
+    let GatedDraft { draft, task, .. } = gated;
+    let rejected = gated.rejected_by();
     let problem = match (task, rejected) {
         (Some(_), Some(verdict)) => format!("a task although check {} rejected it", verdict.check),
         (None, None) => "neither a task nor a rejection".to_string(),
@@ -163,8 +173,12 @@ fn refuse_contradictions(unit: &Unit<'_>, gated: &GatedDraft) -> Result<(), Fail
                 format!("a task with another id, {}", task.id)
             } else if task.origin != draft.origin {
                 "a task of another origin".to_string()
-            } else if task.night != unit.night {
-                format!("a task of night {} in a unit of night {}", task.night, unit.night)
+            } else if task.night != night {
+                format!("a task of night {:?} in a unit of night {night:?}", task.night)
+            } else if draft.question.as_ref() != Some(&task.question)
+                || draft.seed.answer != task.answer
+            {
+                "a task with another question or answer".to_string()
             } else if task.evidence.is_empty() {
                 "a task without evidence".to_string()
             } else {
@@ -175,11 +189,15 @@ fn refuse_contradictions(unit: &Unit<'_>, gated: &GatedDraft) -> Result<(), Fail
     Err(Failure::inconsistent(format!("draft {}: it has {problem}", draft.id)))
 }
 
-fn put_draft(tx: &Transaction<'_>, night: u32, draft: &Draft) -> Result<(), Failure> {
+/// Returns the draft's number.
+fn put_draft(tx: &Transaction<'_>, night: Option<u32>, gated: &GatedDraft) -> Result<i64, Failure> {
+    let draft = &gated.draft;
     let seed_id = put_seed(tx, &draft.seed)?;
     tx.prepare_cached(
-        "INSERT INTO draft (id, night, origin, seed_id, question, transcript, model_version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO draft (id, night, origin, seed_id, question, transcript, model_version,
+                            rejection, corpus_version)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
+                 (SELECT value FROM meta WHERE key = 'corpus_version'))",
     )?
     .execute(params![
         draft.id,
@@ -189,8 +207,9 @@ fn put_draft(tx: &Transaction<'_>, night: u32, draft: &Draft) -> Result<(), Fail
         draft.question,
         draft.transcript,
         draft.model_version,
+        gated.rejected_by().and_then(|verdict| verdict.rejection).map(Rejection::as_str),
     ])?;
-    Ok(())
+    Ok(tx.last_insert_rowid())
 }
 
 fn put_seed(tx: &Transaction<'_>, seed: &Seed) -> Result<String, Failure> {
@@ -229,21 +248,33 @@ fn put_verdicts(tx: &Transaction<'_>, gated: &GatedDraft) -> Result<(), Failure>
     Ok(())
 }
 
-fn put_task(tx: &Transaction<'_>, task: &Task, parents: &[String]) -> Result<(), Failure> {
+fn put_task(
+    tx: &Transaction<'_>,
+    number: i64,
+    task: &Task,
+    gated: &GatedDraft,
+) -> Result<(), Failure> {
+    let document =
+        task.evidence.first().map(|first| lineage::document_of(tx, first)).transpose()?;
     tx.prepare_cached(
-        "INSERT INTO task (id, origin, question, question_key, answer, kind, split, night, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'active')",
+        "INSERT INTO task (number, id, origin, question_hash, kind, hops, split, night,
+                           document_id, proposed_by, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'active')",
     )?
     .execute(params![
+        number,
         task.id,
         task.origin.as_str(),
-        task.question,
-        question_key(&task.question),
-        task.answer,
+        question_hash(&task.question),
         task.kind.as_str(),
+        task.evidence.len() as i64,
         task.split.as_str(),
         task.night,
+        document.flatten(),
+        gated.draft.model_version,
     ])?;
+    tx.prepare_cached("INSERT INTO task_words (rowid, question, answer) VALUES (?1, ?2, ?3)")?
+        .execute(params![number, task.question, task.answer])?;
     let mut evidence = tx.prepare_cached(
         "INSERT INTO task_evidence (task_id, ordinal, passage_id) VALUES (?1, ?2, ?3)",
     )?;
@@ -253,7 +284,7 @@ fn put_task(tx: &Transaction<'_>, task: &Task, parents: &[String]) -> Result<(),
     let mut lineage = tx.prepare_cached(
         "INSERT INTO task_parent (task_id, ordinal, parent_id) VALUES (?1, ?2, ?3)",
     )?;
-    for (ordinal, parent) in parents.iter().enumerate() {
+    for (ordinal, parent) in gated.parents.iter().enumerate() {
         lineage.execute(params![task.id, ordinal as i64, parent])?;
     }
     Ok(())

@@ -8,11 +8,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
 use rusqlite::TransactionBehavior;
-use rusqlite_migration::M;
-use rusqlite_migration::Migrations;
 
 use super::error::ArchiveError;
 use super::error::Failure;
+use super::migrate;
 use crate::durable;
 
 /// Marks the file as ours: "NSCH". The first migration writes it.
@@ -24,19 +23,14 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// How long a statement waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Memory for pages of the file, in KiB.
+const CACHE_KIB: i64 = 64 << 10;
+
+/// Statements that are kept compiled: more than any one night uses.
+const STATEMENTS: usize = 64;
+
 /// The write-ahead log is cut back to this size after a checkpoint, in bytes.
 const JOURNAL_SIZE_LIMIT: i64 = 64 << 20;
-
-const MIGRATIONS: &[M<'_>] = &[
-    M::up(include_str!("migrations/0001_corpus_and_game.sql")),
-    M::up(include_str!("migrations/0002_play_and_measures.sql")),
-    M::up(include_str!("migrations/0003_objectives_and_adapters.sql")),
-];
-
-/// The schema version this program reads and writes.
-fn known_version() -> u32 {
-    MIGRATIONS.len() as u32
-}
 
 /// What the header of a file says.
 enum Header {
@@ -62,25 +56,39 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     check_pages(&connection, path)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(at)?;
     connection.pragma_update(None, "synchronous", "full").map_err(at)?;
-    connection.pragma_update(None, "foreign_keys", true).map_err(at)?;
     connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT).map_err(at)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(at)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    bring_up_to_date(&mut connection, path, header)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(at)?;
+    Ok(connection)
+}
+
+/// Migrates an archive of an earlier version, after a copy of it was made, or makes a new one.
+fn bring_up_to_date(
+    connection: &mut Connection,
+    path: &Path,
+    header: Header,
+) -> Result<(), ArchiveError> {
     match header {
-        Header::Archive(version) if version == known_version() => return Ok(connection),
+        Header::Archive(version) if version == migrate::VERSION => return Ok(()),
         Header::Archive(version) => {
-            let copy = back_up(&connection, path, version)?;
+            let copy = back_up(connection, path, version)?;
             tracing::info!(copy = %copy.display(), "migrating the archive; a copy was made first");
         }
         Header::Empty => {}
     }
-    Migrations::from_slice(MIGRATIONS).to_latest(&mut connection).map_err(|error| match error {
-        rusqlite_migration::Error::RusqliteError { err, .. } => at(err),
+    // Tables are replaced by others of the same name; what refers to them is checked afterwards.
+    connection.pragma_update(None, "foreign_keys", false).map_err(|e| Failure::from(e).at(path))?;
+    migrate::to_latest(connection).map_err(|error| match error {
+        rusqlite_migration::Error::RusqliteError { err, .. } => Failure::from(err).at(path),
         other => ArchiveError::Damaged {
             path: path.to_path_buf(),
             detail: format!("it could not be migrated: {other}"),
         },
     })?;
     durable::sync_directory(directory_of(path))?;
-    Ok(connection)
+    Ok(())
 }
 
 /// Opens an archive for reading only; works while another process writes to it.
@@ -94,9 +102,9 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
     let connection = Connection::open_with_flags(path, flags).map_err(at)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(at)?;
     match read_header(&connection, path)? {
-        Header::Archive(version) if version == known_version() => Ok(connection),
+        Header::Archive(version) if version == migrate::VERSION => Ok(connection),
         Header::Archive(found) => {
-            Err(ArchiveError::Older { path: path.to_path_buf(), found, known: known_version() })
+            Err(ArchiveError::Older { path: path.to_path_buf(), found, known: migrate::VERSION })
         }
         Header::Empty => Err(ArchiveError::Missing { path: path.to_path_buf() }),
     }
@@ -146,9 +154,9 @@ fn read_header(connection: &Connection, path: &Path) -> Result<Header, ArchiveEr
         return Err(ArchiveError::Foreign { path: path.to_path_buf(), found: application });
     }
     match u32::try_from(version) {
-        Ok(version @ 1..) if version <= known_version() => Ok(Header::Archive(version)),
+        Ok(version @ 1..) if version <= migrate::VERSION => Ok(Header::Archive(version)),
         Ok(found @ 1..) => {
-            let known = known_version();
+            let known = migrate::VERSION;
             Err(ArchiveError::Newer { path: path.to_path_buf(), found, known })
         }
         _ => Err(ArchiveError::Damaged {

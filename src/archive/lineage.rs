@@ -65,7 +65,7 @@ impl ArchiveReader {
     pub fn task_detail(&self, prefix: &str) -> Result<TaskDetail, ArchiveError> {
         self.read(|tx| {
             let id = resolve(tx, prefix)?;
-            let sql = format!("{} WHERE id = ?1", task::TASK);
+            let sql = task::select("", "WHERE t.id = ?1");
             let task = tx.query_row(&sql, [&id], |row| task::task_of(tx, row))?;
             let draft = draft(tx, &id)?;
             let rollouts = rollout::select(tx, "r.task_id = ?1", [&id])?;
@@ -100,8 +100,9 @@ fn resolve(tx: &Transaction<'_>, prefix: &str) -> Result<String, Failure> {
     if tx.prepare("SELECT 1 FROM task WHERE id = ?1")?.exists([prefix])? {
         return Ok(prefix.to_string());
     }
+    // A range, so that the index is used: ids are of ASCII, and no character of theirs is above.
     let (matches, id): (i64, Option<String>) = tx.query_row(
-        "SELECT count(*), min(id) FROM task WHERE substr(id, 1, length(?1)) = ?1",
+        "SELECT count(*), min(id) FROM task WHERE id >= ?1 AND id < ?1 || char(127)",
         [prefix],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
@@ -118,6 +119,16 @@ fn resolve(tx: &Transaction<'_>, prefix: &str) -> Result<String, Failure> {
 fn ids(tx: &Transaction<'_>, sql: &str, id: &str) -> Result<Vec<String>, Failure> {
     let mut statement = tx.prepare(sql)?;
     Ok(statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// The document that a passage stands in, or last stood in.
+pub(super) fn document_of(tx: &Transaction<'_>, passage: &str) -> Result<Option<String>, Failure> {
+    let mut statement = tx.prepare_cached(
+        "SELECT d.id FROM document_passage dp JOIN document d ON d.id = dp.document_id
+         WHERE dp.passage_id = ?1
+         ORDER BY dp.retired OR d.retired, d.split = 'train', d.id LIMIT 1",
+    )?;
+    Ok(statement.query_row([passage], |row| row.get(0)).optional()?)
 }
 
 fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDetail, Failure> {

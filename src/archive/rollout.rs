@@ -1,10 +1,15 @@
 //! Rollouts token by token, and their scores.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Params;
 use rusqlite::Row;
 use rusqlite::Transaction;
 use rusqlite::params;
+use rusqlite::types::Type;
 use serde::Serialize;
+use serde_json::Value;
+use serde_json::json;
 
 use super::Archive;
 use super::ArchiveReader;
@@ -12,6 +17,7 @@ use super::error::ArchiveError;
 use super::error::Failure;
 use super::night::Unit;
 use super::value;
+use crate::rng::content_id;
 use crate::rollout::Owner;
 use crate::rollout::Rollout;
 use crate::rollout::Score;
@@ -29,39 +35,56 @@ pub struct StoredRollout {
     pub rollout: Rollout,
     /// How it was judged.
     pub score: Score,
+    /// How its tokens were drawn: protocol, temperature and the like; none where that was not
+    /// noted.
+    pub sampling: Option<Value>,
 }
 
-const ROLLOUT: &str = "SELECT r.id, r.night, r.round, r.task_id, r.ordinal, r.model_version,
-    r.answer, r.stop, r.queries_json, r.retrieved_json, s.exact_match, s.f1, s.reward
-    FROM rollout r JOIN score s ON s.rollout_id = r.id";
+const ROLLOUT: &str = "SELECT r.night, r.round, r.task_id, r.ordinal, r.model_version, r.answer,
+    r.stop, r.queries_json, r.retrieved_json, r.steps_json, r.tokens, r.logprobs, r.exact_match,
+    r.f1, r.reward, s.settings_json
+    FROM rollout r LEFT JOIN sampling s ON s.id = r.sampling_id";
 
-fn rollout_of(tx: &Transaction<'_>, row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
-    let id: String = row.get(0)?;
-    let steps = tx
-        .prepare_cached(
-            "SELECT owner, tokens, logprobs FROM step WHERE rollout_id = ?1 ORDER BY ordinal",
-        )?
-        .query_map([&id], |row| {
-            Ok(Step {
-                owner: value::named(row, 0)?,
-                tokens: value::tokens(row, 1)?,
-                logprobs: value::logprobs(row, 2)?,
-            })
-        })?
-        .collect::<Result<_, _>>()?;
+fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
     let rollout = Rollout {
-        id,
-        task_id: row.get(3)?,
-        index: row.get(4)?,
-        model_version: row.get(5)?,
-        steps,
-        queries: value::json(row, 8)?,
-        retrieved: value::json(row, 9)?,
-        answer: row.get(6)?,
-        stop: value::named(row, 7)?,
+        task_id: row.get(2)?,
+        index: row.get(3)?,
+        model_version: row.get(4)?,
+        answer: row.get(5)?,
+        stop: value::named(row, 6)?,
+        queries: value::json(row, 7)?,
+        retrieved: value::json(row, 8)?,
+        steps: steps_of(row)?,
     };
-    let score = Score { exact_match: row.get(10)?, f1: row.get(11)?, reward: row.get(12)? };
-    Ok(StoredRollout { night: row.get(1)?, round: row.get(2)?, rollout, score })
+    let score = Score { exact_match: row.get(12)?, f1: row.get(13)?, reward: row.get(14)? };
+    let (night, round, sampling) = (row.get(0)?, row.get(1)?, value::json_or_none(row, 15)?);
+    Ok(StoredRollout { night, round, rollout, score, sampling })
+}
+
+/// The runs of tokens, cut from those of all of them.
+fn steps_of(row: &Row<'_>) -> rusqlite::Result<Vec<Step>> {
+    let owners: Vec<(Owner, usize)> = value::json(row, 9)?;
+    let (mut tokens, mut logprobs) = (value::tokens(row, 10)?, value::logprobs(row, 11)?);
+    let of_model = |owner: Owner, n: usize| if owner == Owner::Model { n } else { 0 };
+    let totals = owners
+        .iter()
+        .fold((0, 0), |(all, model), (owner, n)| (all + n, model + of_model(*owner, *n)));
+    if totals != (tokens.len(), logprobs.len()) {
+        let why = format!(
+            "{} tokens and {} log-probabilities for steps of {} and {}",
+            tokens.len(),
+            logprobs.len(),
+            totals.0,
+            totals.1
+        );
+        return Err(value::unreadable(9, Type::Text, why));
+    }
+    let step = |(owner, n): (Owner, usize)| Step {
+        owner,
+        tokens: tokens.drain(..n).collect(),
+        logprobs: logprobs.drain(..of_model(owner, n)).collect(),
+    };
+    Ok(owners.into_iter().map(step).collect())
 }
 
 /// The rollouts that `condition` selects, by night, round, task and place in the group.
@@ -73,7 +96,7 @@ pub(super) fn select(
     let sql =
         format!("{ROLLOUT} WHERE {condition} ORDER BY r.night, r.round, r.task_id, r.ordinal");
     let mut statement = tx.prepare_cached(&sql)?;
-    let rollouts = statement.query_map(arguments, |row| rollout_of(tx, row))?;
+    let rollouts = statement.query_map(arguments, rollout_of)?;
     Ok(rollouts.collect::<Result<_, _>>()?)
 }
 
@@ -97,8 +120,8 @@ impl ArchiveReader {
 }
 
 impl Archive {
-    /// Stores scored rollouts of one round and adds them to their tasks' counts. Returns false,
-    /// and changes nothing, when the unit is already there.
+    /// Stores scored rollouts of one round, all drawn as `sampling` says, and adds them to their
+    /// tasks' counts. Returns false, and changes nothing, when the unit is already there.
     ///
     /// # Errors
     /// [`ArchiveError::Inconsistent`] when a task or model version is unknown, a model token lacks
@@ -107,83 +130,101 @@ impl Archive {
         &self,
         unit: &Unit<'_>,
         round: u32,
+        sampling: &Value,
         rollouts: &[(Rollout, Score)],
     ) -> Result<bool, ArchiveError> {
         self.write_unit(unit, |tx| {
+            let sampling_id = put_sampling(tx, sampling)?;
+            let mut plays: BTreeMap<(&str, &str), (u32, u32)> = BTreeMap::new();
             for (rollout, score) in rollouts {
-                put_rollout(tx, unit.night, round, rollout)?;
-                put_steps(tx, rollout)?;
-                put_score(tx, rollout, score)?;
+                put_rollout(tx, (unit.night, round), &sampling_id, rollout, score)?;
+                let play = (rollout.task_id.as_str(), rollout.model_version.as_str());
+                let (attempts, solved) = plays.entry(play).or_default();
+                *attempts += 1;
+                // Exact match is 0 or 1; the half tells them apart without comparing floats.
+                *solved += u32::from(score.exact_match >= 0.5);
             }
-            Ok(())
+            plays.into_iter().try_for_each(|(play, counts)| add_play(tx, play, counts))
         })
     }
 }
 
-fn put_rollout(
-    tx: &Transaction<'_>,
-    night: u32,
-    round: u32,
-    rollout: &Rollout,
-) -> Result<(), Failure> {
+fn put_sampling(tx: &Transaction<'_>, sampling: &Value) -> Result<String, Failure> {
+    let text = sampling.to_string();
+    let id = content_id(&["sampling", &text]);
     tx.prepare_cached(
-        "INSERT INTO rollout (id, night, round, task_id, ordinal, model_version, answer, stop,
-                              queries_json, retrieved_json)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO sampling (id, settings_json) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING",
     )?
-    .execute(params![
-        rollout.id,
-        night,
-        round,
-        rollout.task_id,
-        rollout.index,
-        rollout.model_version,
-        rollout.answer,
-        rollout.stop.as_str(),
-        value::json_list(&rollout.queries),
-        value::json_list(&rollout.retrieved),
-    ])?;
-    Ok(())
+    .execute(params![id, text])?;
+    Ok(id)
 }
 
-fn put_steps(tx: &Transaction<'_>, rollout: &Rollout) -> Result<(), Failure> {
-    let mut statement = tx.prepare_cached(
-        "INSERT INTO step (rollout_id, ordinal, owner, tokens, logprobs)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?;
+fn put_rollout(
+    tx: &Transaction<'_>,
+    (night, round): (u32, u32),
+    sampling_id: &str,
+    rollout: &Rollout,
+    score: &Score,
+) -> Result<(), Failure> {
+    let (mut owners, mut tokens, mut logprobs) = (Vec::new(), Vec::new(), Vec::new());
     for (ordinal, step) in rollout.steps.iter().enumerate() {
-        let (owner, expected) = match step.owner {
-            Owner::Model => ("model", step.tokens.len()),
-            Owner::Tool => ("tool", 0),
-        };
+        let expected = if step.owner == Owner::Model { step.tokens.len() } else { 0 };
         if step.logprobs.len() != expected {
             return Err(Failure::inconsistent(format!(
-                "rollout {}: step {ordinal} has {} {owner} tokens and {} log-probabilities",
-                rollout.id,
+                "rollout {} of task {}: step {ordinal} has {} tokens and {} log-probabilities",
+                rollout.index,
+                rollout.task_id,
                 step.tokens.len(),
                 step.logprobs.len()
             )));
         }
-        statement.execute(params![
-            rollout.id,
-            ordinal as i64,
-            owner,
-            value::pack_tokens(&step.tokens),
-            value::pack_logprobs(&step.logprobs),
-        ])?;
+        owners.push(json!([step.owner, step.tokens.len()]));
+        tokens.extend_from_slice(&step.tokens);
+        logprobs.extend_from_slice(&step.logprobs);
     }
+    tx.prepare_cached(
+        "INSERT INTO rollout (task_id, night, round, ordinal, model_version, sampling_id, answer,
+             stop, queries_json, retrieved_json, steps_json, tokens, logprobs, exact_match, f1,
+             reward)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+    )?
+    .execute(params![
+        rollout.task_id,
+        night,
+        round,
+        rollout.index,
+        rollout.model_version,
+        sampling_id,
+        rollout.answer,
+        rollout.stop.as_str(),
+        value::json_list(&rollout.queries),
+        value::json_list(&rollout.retrieved),
+        Value::from(owners).to_string(),
+        value::pack_tokens(&tokens),
+        value::pack_logprobs(&logprobs),
+        score.exact_match,
+        score.f1,
+        score.reward,
+    ])?;
     Ok(())
 }
 
-fn put_score(tx: &Transaction<'_>, rollout: &Rollout, score: &Score) -> Result<(), Failure> {
+/// Adds what a version made of a task to its counts.
+fn add_play(
+    tx: &Transaction<'_>,
+    (task_id, model_version): (&str, &str),
+    (attempts, solved): (u32, u32),
+) -> Result<(), Failure> {
     tx.prepare_cached(
-        "INSERT INTO score (rollout_id, exact_match, f1, reward) VALUES (?1, ?2, ?3, ?4)",
+        "UPDATE task SET attempts = attempts + ?3, solved = solved + ?4, played_by = ?2
+         WHERE id = ?1",
     )?
-    .execute(params![rollout.id, score.exact_match, score.f1, score.reward])?;
-    // Exact match is 0 or 1; the half tells them apart without comparing floats for equality.
+    .execute(params![task_id, model_version, attempts, solved])?;
     tx.prepare_cached(
-        "UPDATE task SET attempts = attempts + 1, solved = solved + ?2 WHERE id = ?1",
+        "INSERT INTO task_play (task_id, model_version, attempts, solved) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (task_id, model_version) DO UPDATE SET
+             attempts = attempts + excluded.attempts, solved = solved + excluded.solved",
     )?
-    .execute(params![rollout.task_id, score.exact_match >= 0.5])?;
+    .execute(params![task_id, model_version, attempts, solved])?;
     Ok(())
 }

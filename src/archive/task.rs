@@ -1,19 +1,15 @@
-//! Reading tasks: lists and totals.
+//! Tasks as they stand in the archive, and taking them out of play.
 
 use rusqlite::Row;
-use rusqlite::ToSql;
 use rusqlite::Transaction;
 use rusqlite::params;
 use serde::Deserialize;
 use serde::Serialize;
 
 use super::Archive;
-use super::ArchiveReader;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::value;
-use crate::task::Origin;
-use crate::task::Split;
 use crate::task::Task;
 
 /// Whether a task is still played.
@@ -22,16 +18,58 @@ use crate::task::Task;
 pub enum TaskState {
     /// May be picked.
     Active,
+    /// Not picked until it is verified again: a passage of its evidence changed.
+    Stale,
     /// Kept with all its history, not picked.
     Retired,
 }
 
 impl TaskState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Stale, Self::Retired];
+
     /// The name used in the archive, in JSON and in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Stale => "stale",
             Self::Retired => "retired",
+        }
+    }
+}
+
+/// How hard play has shown a task to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Band {
+    /// Never attempted.
+    Untried,
+    /// Solved in every attempt.
+    Always,
+    /// Solved in more than two thirds of the attempts.
+    Easy,
+    /// Solved in a third to two thirds of the attempts.
+    Medium,
+    /// Solved in less than a third of the attempts.
+    Hard,
+    /// Attempted and never solved.
+    Never,
+}
+
+impl Band {
+    /// All bands, easy to hard, those not known yet first.
+    pub const ALL: [Self; 6] =
+        [Self::Untried, Self::Always, Self::Easy, Self::Medium, Self::Hard, Self::Never];
+
+    /// The name used in the archive, in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untried => "untried",
+            Self::Always => "always",
+            Self::Easy => "easy",
+            Self::Medium => "medium",
+            Self::Hard => "hard",
+            Self::Never => "never",
         }
     }
 }
@@ -42,76 +80,40 @@ pub struct StoredTask {
     /// The task itself.
     #[serde(flatten)]
     pub task: Task,
+    /// The document that its first passage stands in, or stood in when it was made.
+    pub document_id: String,
+    /// That document's title.
+    pub topic: String,
+    /// The model version that wrote it; `code` or `person` for other hands.
+    pub proposed_by: String,
+    /// The version of its latest rollout.
+    pub played_by: Option<String>,
     /// Whether it is still played.
     pub state: TaskState,
     /// Why it is not; `evidence` when a passage it rests on left the corpus.
-    pub retired_reason: Option<String>,
+    pub state_reason: Option<String>,
     /// Rollouts made.
     pub attempts: u64,
     /// Rollouts whose answer matched exactly.
     pub solved: u64,
+    /// How hard that makes it.
+    pub band: Band,
 }
 
-/// The order of a list of tasks. Ties are broken by id, so every order is total.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum TaskOrder {
-    /// By id: arbitrary, but always the same.
-    #[default]
-    Id,
-    /// Latest night first.
-    Newest,
-    /// Lowest share of solved attempts first; untried tasks before all others.
-    Hardest,
-    /// Most attempts first.
-    MostPlayed,
+/// A query for tasks, whose rows [`task_of`] reads. `first` is a table to begin with, joined by the
+/// task's number, or empty; `rest` says which rows and in what order.
+pub(super) fn select(first: &str, rest: &str) -> String {
+    format!(
+        "SELECT t.id, t.origin, d.question, s.answer, t.kind, t.split, t.night, t.document_id,
+             doc.title, t.proposed_by, t.played_by, t.state, t.state_reason, t.attempts, t.solved,
+             t.band, t.number, t.difficulty
+         FROM {first} task t CROSS JOIN draft d ON d.number = t.number
+         CROSS JOIN seed s ON s.id = d.seed_id CROSS JOIN document doc ON doc.id = t.document_id
+         {rest}"
+    )
 }
 
-/// Which tasks to list; the default is all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TaskFilter {
-    /// Only those of this hand.
-    pub origin: Option<Origin>,
-    /// Only those on this side of the split.
-    pub split: Option<Split>,
-    /// Only those accepted in this night.
-    pub night: Option<u32>,
-    /// Only those in this state.
-    pub state: Option<TaskState>,
-    /// At most so many.
-    pub limit: Option<u32>,
-    /// In this order.
-    pub order: TaskOrder,
-}
-
-/// Totals over the tasks of one origin and side of the split.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TaskGroup {
-    /// Who wrote them.
-    pub origin: Origin,
-    /// Side of the split.
-    pub split: Split,
-    /// Tasks that may be picked.
-    pub active: u64,
-    /// Tasks that may not.
-    pub retired: u64,
-    /// Tasks never attempted.
-    pub untried: u64,
-    /// Tasks attempted and never solved.
-    pub never_solved: u64,
-    /// Tasks solved in some attempts and not in others: those that can teach.
-    pub sometimes_solved: u64,
-    /// Tasks solved in every attempt.
-    pub always_solved: u64,
-    /// Rollouts made.
-    pub attempts: u64,
-    /// Rollouts whose answer matched exactly.
-    pub solved: u64,
-}
-
-pub(super) const TASK: &str = "SELECT id, origin, question, answer, kind, split, night, state,
-    retired_reason, attempts, solved FROM task";
-
-/// Reads a row of [`TASK`] and the task's evidence.
+/// Reads a row of [`select`] and the task's evidence.
 pub(super) fn task_of(tx: &Transaction<'_>, row: &Row<'_>) -> rusqlite::Result<StoredTask> {
     let id: String = row.get(0)?;
     let evidence = tx
@@ -130,76 +132,16 @@ pub(super) fn task_of(tx: &Transaction<'_>, row: &Row<'_>) -> rusqlite::Result<S
     };
     Ok(StoredTask {
         task,
-        state: value::named(row, 7)?,
-        retired_reason: row.get(8)?,
-        attempts: row.get::<_, i64>(9)?.cast_unsigned(),
-        solved: row.get::<_, i64>(10)?.cast_unsigned(),
+        document_id: row.get(7)?,
+        topic: row.get(8)?,
+        proposed_by: row.get(9)?,
+        played_by: row.get(10)?,
+        state: value::named(row, 11)?,
+        state_reason: row.get(12)?,
+        attempts: row.get::<_, i64>(13)?.cast_unsigned(),
+        solved: row.get::<_, i64>(14)?.cast_unsigned(),
+        band: value::named(row, 15)?,
     })
-}
-
-impl ArchiveReader {
-    /// The tasks that `filter` lets through.
-    ///
-    /// # Errors
-    /// [`ArchiveError`] when the file cannot be read.
-    pub fn tasks(&self, filter: &TaskFilter) -> Result<Vec<StoredTask>, ArchiveError> {
-        let order = match filter.order {
-            TaskOrder::Id => "id",
-            TaskOrder::Newest => "night DESC, id",
-            TaskOrder::Hardest => "attempts > 0, CAST(solved AS REAL) / max(attempts, 1), id",
-            TaskOrder::MostPlayed => "attempts DESC, id",
-        };
-        let sql = format!(
-            "{TASK} WHERE (?1 IS NULL OR origin = ?1) AND (?2 IS NULL OR split = ?2)
-             AND (?3 IS NULL OR night = ?3) AND (?4 IS NULL OR state = ?4)
-             ORDER BY {order} LIMIT ?5"
-        );
-        self.read(|tx| {
-            let limit = filter.limit.map_or(-1, i64::from);
-            let arguments: [&dyn ToSql; 5] = [
-                &filter.origin.map(Origin::as_str),
-                &filter.split.map(Split::as_str),
-                &filter.night,
-                &filter.state.map(TaskState::as_str),
-                &limit,
-            ];
-            let mut statement = tx.prepare_cached(&sql)?;
-            let tasks = statement.query_map(&arguments[..], |row| task_of(tx, row))?;
-            Ok(tasks.collect::<Result<_, _>>()?)
-        })
-    }
-
-    /// Totals by origin and side of the split, for those that have tasks.
-    ///
-    /// # Errors
-    /// [`ArchiveError`] when the file cannot be read.
-    pub fn task_stats(&self) -> Result<Vec<TaskGroup>, ArchiveError> {
-        self.read(|tx| {
-            let mut statement = tx.prepare(
-                "SELECT origin, split, sum(state = 'active'), sum(state = 'retired'),
-                        sum(attempts = 0), sum(attempts > 0 AND solved = 0),
-                        sum(solved > 0 AND solved < attempts),
-                        sum(attempts > 0 AND solved = attempts), sum(attempts), sum(solved)
-                 FROM task GROUP BY origin, split ORDER BY origin, split DESC",
-            )?;
-            let groups = statement.query_map([], |row| {
-                let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-                Ok(TaskGroup {
-                    origin: value::named(row, 0)?,
-                    split: value::named(row, 1)?,
-                    active: count(2)?,
-                    retired: count(3)?,
-                    untried: count(4)?,
-                    never_solved: count(5)?,
-                    sometimes_solved: count(6)?,
-                    always_solved: count(7)?,
-                    attempts: count(8)?,
-                    solved: count(9)?,
-                })
-            })?;
-            Ok(groups.collect::<Result<_, _>>()?)
-        })
-    }
 }
 
 impl Archive {
@@ -214,8 +156,8 @@ impl Archive {
                 return Err(Failure::inconsistent("the reason \"evidence\" from outside"));
             }
             let changed = tx.execute(
-                "UPDATE task SET state = 'retired', retired_reason = ?2
-                 WHERE id = ?1 AND (state = 'active' OR retired_reason = 'evidence')",
+                "UPDATE task SET state = 'retired', state_reason = ?2
+                 WHERE id = ?1 AND (state <> 'retired' OR state_reason = 'evidence')",
                 params![id, reason],
             )?;
             let known = "SELECT 1 FROM task WHERE id = ?1";

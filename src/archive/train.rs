@@ -1,5 +1,6 @@
 //! Optimiser steps, each with what was measured of it.
 
+use rusqlite::Transaction;
 use rusqlite::params;
 use serde::Deserialize;
 use serde::Serialize;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use super::Archive;
 use super::ArchiveReader;
 use super::error::ArchiveError;
+use super::error::Failure;
 use super::night::Unit;
 use super::value;
 use crate::config::AdapterSlot;
@@ -48,10 +50,23 @@ pub struct TrainStep {
     pub model_version: String,
     /// Loss, gradient norm, tokens, KL, entropy and whatever else the trainer measures.
     pub metrics: Value,
+    /// What it learnt from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<TrainItem>,
+}
+
+/// A piece of what an optimiser step learnt from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TrainItem {
+    /// The task.
+    pub task_id: String,
+    /// Round and place in the group of the rollout; none for a demonstration.
+    pub rollout: Option<(u32, u32)>,
 }
 
 impl ArchiveReader {
-    /// The optimiser steps of a night, by phase (warm start first), adapter and number.
+    /// The optimiser steps of a night, by phase (warm start first), adapter and number; without
+    /// what they learnt from.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read.
@@ -70,6 +85,7 @@ impl ArchiveReader {
                     objective: value::named(row, 3)?,
                     model_version: row.get(4)?,
                     metrics: value::json(row, 5)?,
+                    items: Vec::new(),
                 })
             })?;
             Ok(steps.collect::<Result<_, _>>()?)
@@ -103,8 +119,29 @@ impl Archive {
                     step.model_version,
                     step.metrics.to_string(),
                 ])?;
+                put_items(tx, unit.night, step)?;
             }
             Ok(())
         })
     }
+}
+
+fn put_items(tx: &Transaction<'_>, night: u32, step: &TrainStep) -> Result<(), Failure> {
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO train_item (night, phase, adapter, step, ordinal, task_id, round, rollout)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    for (ordinal, item) in step.items.iter().enumerate() {
+        statement.execute(params![
+            night,
+            step.phase.as_str(),
+            step.adapter.as_str(),
+            step.step,
+            ordinal as i64,
+            item.task_id,
+            item.rollout.map(|(round, _)| round),
+            item.rollout.map(|(_, ordinal)| ordinal),
+        ])?;
+    }
+    Ok(())
 }

@@ -14,7 +14,11 @@ use serde_json::Value;
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
-fn unreadable(column: usize, kind: Type, error: impl Into<BoxedError>) -> rusqlite::Error {
+pub(super) fn unreadable(
+    column: usize,
+    kind: Type,
+    error: impl Into<BoxedError>,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, error.into())
 }
 

@@ -10,6 +10,7 @@ pub mod errors;
 mod eval;
 mod init;
 mod interrupt;
+mod listing;
 mod logging;
 mod model;
 mod night;

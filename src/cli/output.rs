@@ -55,7 +55,7 @@ fn versioned(value: Value) -> Value {
 }
 
 /// Writes a text and a line end.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(OutputError)?;
     Ok(())

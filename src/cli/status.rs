@@ -17,6 +17,7 @@ use crate::archive::ModelVersion;
 use crate::archive::Night;
 use crate::archive::NightState;
 use crate::archive::TaskGroup;
+use crate::archive::TaskGrouping;
 use crate::durable::DurableError;
 use crate::durable::HomeLock;
 use crate::phase::home::Home;
@@ -113,7 +114,7 @@ fn look_into(archive: &ArchiveReader, home: &Home, status: &mut Status) -> anyho
         heldout_documents: present.filter(|document| document.split == Split::Heldout).count(),
         passages: archive.passages()?.len(),
     };
-    status.tasks = archive.task_stats()?;
+    status.tasks = archive.task_stats(TaskGrouping::Origin)?;
     status.live_model = archive.live_model()?;
     let nights = archive.nights()?;
     status.nights = nights.len();

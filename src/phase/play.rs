@@ -6,6 +6,7 @@ use super::metrics;
 use super::night::Night;
 use super::policy::Policy;
 use super::selection;
+use super::selection::ChosenGroup;
 use super::selection::Counts;
 use super::selection::PlayedGroup;
 use super::statistics::RoundStatistics;
@@ -27,7 +28,6 @@ use crate::solver::Solver;
 use crate::task::Origin;
 use crate::task::Task;
 use crate::trainer::Trainer;
-use crate::trainer::batch::Example;
 use crate::trainer::objective::Advantage;
 use crate::trainer::objective::Correction;
 use crate::trainer::objective::Objective;
@@ -132,7 +132,8 @@ impl Night<'_> {
                         })
                     })
                     .collect();
-                self.archive.record_rollouts(&self.unit(&phase, &key), round, &scored)?;
+                let (unit, sampling) = (self.unit(&phase, &key), solver.sampling());
+                self.archive.record_rollouts(&unit, round, &sampling, &scored)?;
             }
             progress.advance((tasks.len() * self.settings.solve.rollouts) as u64);
         }
@@ -140,7 +141,12 @@ impl Night<'_> {
     }
 
     /// The round's groups that can teach, as training examples, in the order of the picks.
-    fn groups(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<Vec<Example>> {
+    fn groups(
+        &self,
+        round: u32,
+        tasks: &[Task],
+        policy: &Policy,
+    ) -> anyhow::Result<Vec<ChosenGroup>> {
         let mut by_task: BTreeMap<String, Vec<StoredRollout>> = BTreeMap::new();
         for stored in self.archive.rollouts_in(self.number, round)? {
             by_task.entry(stored.rollout.task_id.clone()).or_default().push(stored);
@@ -151,7 +157,7 @@ impl Night<'_> {
         });
         let train = &self.settings.train;
         let mut baselines = self.baselines(round)?;
-        let (mut examples, counts) = selection::select(train, groups.collect(), &mut baselines);
+        let (mut chosen, counts) = selection::select(train, groups.collect(), &mut baselines);
         if self.has_baselines() {
             self.archive.put_meta(BASELINES, &serde_json::to_string(&baselines)?)?;
         }
@@ -159,9 +165,9 @@ impl Night<'_> {
         metrics::count_left_out(&counts);
         let policy_gradient = train.objective == ObjectiveName::PolicyGradient;
         if policy_gradient && train.correction != Correction::None {
-            self.score_before_update(&mut examples, policy)?;
+            self.score_before_update(&mut chosen, policy)?;
         }
-        Ok(examples)
+        Ok(chosen)
     }
 
     fn counts_key(&self, round: u32) -> String {
@@ -204,20 +210,25 @@ impl Night<'_> {
 
     /// Computes what the trainer itself thinks of the rollouts' tokens, with the weights that
     /// sampled them.
-    fn score_before_update(&self, groups: &mut [Example], policy: &Policy) -> anyhow::Result<()> {
+    fn score_before_update(
+        &self,
+        groups: &mut [ChosenGroup],
+        policy: &Policy,
+    ) -> anyhow::Result<()> {
         let sampled_from = self.load_adapters(&policy.version)?;
         let sampled_from = sampled_from.as_ref().unwrap_or(&policy.adapters);
         // Frozen: nothing is learnt here, so nothing is kept for a gradient.
         let adapter = sampled_from.of(Role::Solver).frozen()?;
         let optimizer = AdamW::new(self.optimizer_settings());
         let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, self.limits());
-        Ok(trainer.score_before_update(groups)?)
+        let examples = groups.iter_mut().map(|group| &mut group.example);
+        Ok(trainer.score_before_update(examples)?)
     }
 
     fn train_on_groups(
         &self,
         round: u32,
-        groups: Vec<Example>,
+        groups: Vec<ChosenGroup>,
         policy: &mut Policy,
     ) -> anyhow::Result<()> {
         let train = &self.settings.train;
@@ -235,7 +246,8 @@ impl Night<'_> {
                 key: format!("{prefix}{round:02}/{index:04}"),
                 number,
                 rate: rates.at(number),
-                examples: chunk.to_vec(),
+                examples: chunk.iter().map(|group| group.example.clone()).collect(),
+                items: chunk.iter().flat_map(|group| group.items.clone()).collect(),
             }
         });
         let rollouts = self.archive.rollouts_in(self.number, round)?;

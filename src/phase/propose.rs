@@ -132,7 +132,7 @@ impl Night<'_> {
         let earlier = self.archive.tasks(&TaskFilter::default())?;
         let earlier: Vec<Seed> = earlier
             .into_iter()
-            .filter(|stored| stored.task.night < self.number)
+            .filter(|stored| stored.task.night.is_some_and(|night| night < self.number))
             .map(|stored| {
                 let Task { answer, kind, evidence, .. } = stored.task;
                 Seed { answer, kind, path: evidence }
@@ -192,7 +192,7 @@ impl Night<'_> {
             kind: draft.seed.kind,
             evidence: draft.seed.path.clone(),
             split: if heldout { Split::Heldout } else { Split::Train },
-            night: self.number,
+            night: Some(self.number),
         });
         GatedDraft { draft, verdicts, task, parents: Vec::new() }
     }

@@ -144,7 +144,7 @@ impl Night<'_> {
             Ok(serde_json::from_value(metrics.context("an evaluation is missing")?)?)
         };
         let counts = self.archive.gate_counts(Some(self.number))?;
-        let origin = Origin::ALL.map(|origin| {
+        let origin = [Origin::Code, Origin::Model].map(|origin| {
             let counts = counts.get(&origin).cloned().unwrap_or_default();
             let rejections =
                 counts.rejections.iter().map(|(reason, n)| (reason.as_str().to_string(), *n));

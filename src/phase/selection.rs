@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::archive::StoredRollout;
+use crate::archive::TrainItem;
 use crate::config::ObjectiveName;
 use crate::config::Train;
 use crate::reward;
@@ -74,13 +75,22 @@ pub struct PlayedGroup {
     pub rollouts: Vec<StoredRollout>,
 }
 
+/// A group as a training example.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChosenGroup {
+    /// What is trained on.
+    pub example: Example,
+    /// The rollouts that its branches are.
+    pub items: Vec<TrainItem>,
+}
+
 /// The groups that teach something under the objective in `train`, as training examples in the
 /// order of `groups`, and how many do not.
 pub fn select(
     train: &Train,
     groups: Vec<PlayedGroup>,
     baselines: &mut Baselines,
-) -> (Vec<Example>, Counts) {
+) -> (Vec<ChosenGroup>, Counts) {
     let mut counts = Counts::default();
     let mut leave_out = |reason| *counts.left_out.entry(reason).or_default() += 1;
     let mut usable = Vec::new();
@@ -171,14 +181,19 @@ fn pair(rewards: &[f32], margin: f32) -> Result<Vec<(usize, f32)>, LeftOut> {
 }
 
 /// The group's prompt with a branch for each chosen rollout.
-fn example(group: &PlayedGroup, chosen: &[(usize, f32)]) -> Example {
+fn example(group: &PlayedGroup, chosen: &[(usize, f32)]) -> ChosenGroup {
     let first = group.rollouts.first().and_then(|stored| stored.rollout.steps.first());
-    Example {
-        prompt: first.map(|step| step.tokens.clone()).unwrap_or_default(),
-        branches: chosen
-            .iter()
-            .map(|(index, advantage)| branch(&group.rollouts[*index], *advantage))
-            .collect(),
+    let chosen = || chosen.iter().map(|(index, advantage)| (&group.rollouts[*index], *advantage));
+    let item = |(stored, _): (&StoredRollout, f32)| TrainItem {
+        task_id: stored.rollout.task_id.clone(),
+        rollout: Some((stored.round, stored.rollout.index)),
+    };
+    ChosenGroup {
+        example: Example {
+            prompt: first.map(|step| step.tokens.clone()).unwrap_or_default(),
+            branches: chosen().map(|(stored, advantage)| branch(stored, advantage)).collect(),
+        },
+        items: chosen().map(item).collect(),
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::metrics;
 use super::night::Night;
 use super::policy::Policy;
+use crate::archive::TrainItem;
 use crate::archive::TrainPhase;
 use crate::archive::TrainStep;
 use crate::config::AdapterSlot;
@@ -38,6 +39,8 @@ pub(super) struct PlannedStep {
     pub(super) rate: f32,
     /// What is learnt; at least one example with a target.
     pub(super) examples: Vec<Example>,
+    /// What the examples are made of.
+    pub(super) items: Vec<TrainItem>,
 }
 
 /// Steps that train one adapter, from a fresh optimiser on.
@@ -138,6 +141,7 @@ impl Night<'_> {
                 objective: course.named,
                 model_version: policy.version.id.clone(),
                 metrics: recorded(&metrics, course)?,
+                items: step.items.clone(),
             };
             watch.see(&row);
             metrics::count_step(&row);

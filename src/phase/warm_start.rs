@@ -15,6 +15,7 @@ use super::train::Course;
 use super::train::PlannedStep;
 use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
+use crate::archive::TrainItem;
 use crate::archive::TrainPhase;
 use crate::config::Adapters;
 use crate::config::ObjectiveName;
@@ -38,6 +39,8 @@ struct Demonstration {
     prompt: Vec<u32>,
     answers: Vec<Branch>,
     questions: Vec<Branch>,
+    /// The tasks that are answered, then those that are asked.
+    tasks: [Vec<String>; 2],
 }
 
 impl Night<'_> {
@@ -102,11 +105,12 @@ impl Night<'_> {
         let steps = (0..settings.steps).filter_map(|number| {
             let first = number * settings.searches;
             let shown = (first..first + settings.searches)
-                .filter_map(|index| demonstrations[index % demonstrations.len()].of(taught));
-            let examples: Vec<Example> = shown.collect();
+                .map(|index| &demonstrations[index % demonstrations.len()]);
+            let examples: Vec<Example> = shown.clone().filter_map(|one| one.of(taught)).collect();
+            let items = shown.flat_map(|one| one.items(taught)).collect();
             let (key, rate) = (format!("{prefix}{number:05}"), rates.at(number));
             // A proposer learns nothing from searches whose tasks make no natural question.
-            (!examples.is_empty()).then_some(PlannedStep { key, number, rate, examples })
+            (!examples.is_empty()).then_some(PlannedStep { key, number, rate, examples, items })
         });
         let course = Course {
             title: title.to_string(),
@@ -164,6 +168,7 @@ impl Night<'_> {
         let reader = self.reader(&evaluate.adapter_prompt, evaluate.max_tokens);
         let mut context = Vec::new();
         let (mut answers, mut questions) = (Vec::new(), Vec::new());
+        let mut asked = Vec::new();
         for task in &chosen {
             let prompt = reader.prompt(&passages, &task.question)?;
             answers.push(demonstrated(&prompt, reader.demonstration(&task.answer)));
@@ -177,9 +182,11 @@ impl Night<'_> {
             // Only a prompt that shows passages as the reader's does can branch from them.
             if prompt.context == context {
                 questions.push(demonstrated(&prompt, reader.demonstration(&task.question)));
+                asked.push(task.id.clone());
             }
         }
-        let shown = Demonstration { prompt: context, answers, questions };
+        let tasks = [chosen.iter().map(|task| task.id.clone()).collect(), asked];
+        let shown = Demonstration { prompt: context, answers, questions, tasks };
         Ok((!shown.answers.is_empty()).then_some(shown))
     }
 }
@@ -193,6 +200,16 @@ impl Demonstration {
         });
         let branches: Vec<Branch> = branches.cloned().collect();
         (!branches.is_empty()).then(|| Example { prompt: self.prompt.clone(), branches })
+    }
+
+    /// What that is made of.
+    fn items(&self, roles: &[Role]) -> Vec<TrainItem> {
+        let [answered, asked] = &self.tasks;
+        let tasks = roles.iter().flat_map(|role| match role {
+            Role::Solver => answered,
+            Role::Proposer => asked,
+        });
+        tasks.map(|task_id| TrainItem { task_id: task_id.clone(), rollout: None }).collect()
     }
 }
 

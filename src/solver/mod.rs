@@ -68,6 +68,17 @@ impl Solver<'_> {
         }
     }
 
+    /// How its rollouts are drawn, as the archive keeps it.
+    pub fn sampling(&self) -> serde_json::Value {
+        serde_json::json!({
+            "protocol": self.settings.protocol,
+            "prompt": self.reader.prompt,
+            "passages": self.passages,
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+        })
+    }
+
     /// One search with the question, made by the program; then the answer.
     fn scripted(&self, tasks: &[Task]) -> Result<Vec<Vec<Rollout>>, SolveError> {
         let mut requests = Vec::with_capacity(tasks.len());
@@ -91,7 +102,6 @@ impl Solver<'_> {
             tasks.iter().zip(requests).zip(groups).zip(retrieved)
         {
             let rollouts = group.into_iter().enumerate().map(|(index, generation)| Rollout {
-                id: rng::content_id(&["rollout", &self.round, &task.id, &index.to_string()]),
                 task_id: task.id.clone(),
                 index: index as u32,
                 model_version: self.generator.model_version().to_string(),
@@ -143,7 +153,6 @@ impl Solver<'_> {
         };
         let talk = blocks::converse(self.generator, tokenizer, prompt, &limits, search)?;
         Ok(Rollout {
-            id: rng::content_id(&["rollout", &self.round, &task.id, &number]),
             task_id: task.id.clone(),
             index: index as u32,
             model_version: self.generator.model_version().to_string(),

@@ -244,9 +244,12 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// When the tensor library fails.
-    pub fn score_before_update(&self, examples: &mut [Example]) -> Result<(), TrainError> {
+    pub fn score_before_update<'e>(
+        &self,
+        examples: impl IntoIterator<Item = &'e mut Example>,
+    ) -> Result<(), TrainError> {
         for example in examples {
-            let batch = batch::pack(std::slice::from_ref(example), |_| 1.0);
+            let batch = batch::pack(std::slice::from_ref(&*example), |_| 1.0);
             let logprobs = self.score(&batch, Some(self.adapter))?.logprobs()?;
             let mut logprobs = logprobs.to_vec1::<f32>()?.into_iter();
             for branch in &mut example.branches {

@@ -3,6 +3,7 @@
 mod crash;
 mod files;
 mod game;
+mod lists;
 mod measures;
 
 use std::path::Path;
@@ -143,7 +144,7 @@ fn accepted(origin: Origin, id: &str) -> GatedDraft {
         kind: draft.seed.kind,
         evidence: draft.seed.path.clone(),
         split: Split::Train,
-        night: 1,
+        night: Some(1),
     };
     let verdicts = vec![passed("length"), passed("leak")];
     GatedDraft { draft, verdicts, task: Some(task), parents: Vec::new() }
@@ -154,11 +155,14 @@ fn turned_away(origin: Origin, id: &str, rejection: Rejection) -> GatedDraft {
     GatedDraft { draft: draft(origin, id), verdicts, task: None, parents: Vec::new() }
 }
 
+fn sampling() -> serde_json::Value {
+    json!({"protocol": "scripted_search", "temperature": 1.0})
+}
+
 fn rollout(task: &str, index: u32, solved: bool) -> (Rollout, Score) {
     let tokens = vec![1, 70_000, index, u32::MAX];
     let logprobs = vec![-0.125, -1e-30, f32::MIN_POSITIVE, f32::NEG_INFINITY];
     let rollout = Rollout {
-        id: content_id(&["rollout", task, &index.to_string()]),
         task_id: task.to_string(),
         index,
         model_version: "base".into(),
@@ -183,5 +187,5 @@ fn play(archive: &Archive, number: u32) {
     let drafts = [accepted(Origin::Code, &id), turned_away(Origin::Model, &other, Rejection::Leak)];
     archive.record_drafts(&unit("propose", &key), &drafts).unwrap();
     let rollouts = [rollout(&id, 0, true), rollout(&id, 1, false)];
-    archive.record_rollouts(&unit("rollouts", &key), 0, &rollouts).unwrap();
+    archive.record_rollouts(&unit("rollouts", &key), 0, &sampling(), &rollouts).unwrap();
 }

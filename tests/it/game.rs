@@ -252,7 +252,7 @@ fn task() -> Task {
         kind: AnswerKind::Name,
         evidence: vec!["b".into()],
         split: Split::Train,
-        night: 1,
+        night: Some(1),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nightschool::archive::StoredRollout;
 use nightschool::config;
 use nightschool::config::Train;
+use nightschool::phase::selection::ChosenGroup;
 use nightschool::phase::selection::Counts;
 use nightschool::phase::selection::LeftOut;
 use nightschool::phase::selection::PlayedGroup;
@@ -32,7 +33,6 @@ fn rollout(index: u32, reward: f32) -> StoredRollout {
         logprobs: logprobs.to_vec(),
     };
     let rollout = Rollout {
-        id: format!("rollout {index}"),
         task_id: "task".into(),
         index,
         model_version: "base".into(),
@@ -48,7 +48,7 @@ fn rollout(index: u32, reward: f32) -> StoredRollout {
         stop: StopReason::EndOfText,
     };
     let score = Score { exact_match: 0.0, f1: reward, reward };
-    StoredRollout { night: 1, round: 0, rollout, score }
+    StoredRollout { night: 1, round: 0, rollout, score, sampling: None }
 }
 
 fn group(hops: usize, rewards: &[f32]) -> PlayedGroup {
@@ -62,11 +62,11 @@ fn cut_off(mut group: PlayedGroup, which: &[usize]) -> PlayedGroup {
 }
 
 /// For each example, the rollout (its first token) and advantage of each branch.
-fn chosen(examples: &[Example]) -> Vec<Vec<(u32, f32)>> {
+fn chosen(groups: &[ChosenGroup]) -> Vec<Vec<(u32, f32)>> {
     let branches = |example: &Example| {
         example.branches.iter().map(|branch| (branch.tokens[0], branch.advantage)).collect()
     };
-    examples.iter().map(branches).collect()
+    groups.iter().map(|group| branches(&group.example)).collect()
 }
 
 fn counts(trained: usize, left_out: &[(LeftOut, usize)]) -> Counts {
@@ -137,8 +137,8 @@ fn the_policy_gradient_takes_all_by_advantage() {
 #[test]
 fn branches_hold_what_followed_the_prompt() {
     let (examples, _) = select(&train(&[]), vec![group(1, &[1.0, 0.0])], &mut Baselines::default());
-    assert_eq!(examples[0].prompt, PROMPT);
-    let branch = &examples[0].branches[1];
+    assert_eq!(examples[0].example.prompt, PROMPT);
+    let branch = &examples[0].example.branches[1];
     assert_eq!(branch.tokens, [1, 50, 51, 60]);
     assert_eq!(branch.owned, [true, false, false, true]);
     assert_eq!(branch.sampled_logprobs, [-0.5, 0.0, 0.0, -0.25]);

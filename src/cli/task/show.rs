@@ -51,11 +51,11 @@ fn rendered(detail: &TaskDetail) -> String {
         ("Task", task.id.clone()),
         ("Question", task.question.clone()),
         ("Answer", format!("{} ({})", task.answer, task.kind.as_str())),
-        ("Made", format!("night {}, by {}", task.night, draft.model_version)),
+        ("Made", made(task.night, &draft.model_version)),
         ("Side", task.split.as_str().to_string()),
         (
             "State",
-            match &stored.retired_reason {
+            match &stored.state_reason {
                 Some(reason) => format!("{} ({reason})", stored.state.as_str()),
                 None => stored.state.as_str().to_string(),
             },
@@ -108,6 +108,13 @@ fn rendered(detail: &TaskDetail) -> String {
         text += &format!("\n\n{}", table(&["version", "kind", "from", "night", "note"], rows));
     }
     text
+}
+
+fn made(night: Option<u32>, by: &str) -> String {
+    match night {
+        Some(night) => format!("night {night}, by {by}"),
+        None => format!("by {by}"),
+    }
 }
 
 fn rollout_row(stored: &StoredRollout) -> Vec<String> {

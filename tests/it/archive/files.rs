@@ -69,7 +69,7 @@ fn a_later_schema_is_refused() {
     let error = try_open(&path).unwrap_err();
     insta::assert_snapshot!(
         message(&error, home.path()),
-        @"HOME/archive.db has schema version 99, this program knows versions up to 3; \
+        @"HOME/archive.db has schema version 99, this program knows versions up to 4; \
           install the nightschool that wrote it"
     );
     assert!(matches!(ArchiveReader::open(&path), Err(ArchiveError::Newer { found: 99, .. })));
@@ -104,10 +104,8 @@ fn values_that_this_program_did_not_write_are_damage() {
     let home = tempfile::tempdir().unwrap();
     let path = played(home.path());
     let connection = Connection::open(&path).unwrap();
-    connection.execute("UPDATE step SET tokens = x'0102'", []).unwrap();
-    connection
-        .execute("UPDATE verdict SET rejection = 'mood' WHERE rejection = 'leak'", [])
-        .unwrap();
+    connection.execute("UPDATE rollout SET tokens = x'0102'", []).unwrap();
+    connection.execute("UPDATE draft SET rejection = 'mood' WHERE rejection = 'leak'", []).unwrap();
     drop(connection);
     let archive = open(&path);
     assert!(matches!(archive.rollouts_in(1, 0), Err(ArchiveError::Damaged { .. })));

@@ -1,10 +1,12 @@
 //! Corpus, drafts, tasks, rollouts and their lineage.
 
 use nightschool::archive::ArchiveError;
+use nightschool::archive::Band;
 use nightschool::archive::CorpusSummary;
 use nightschool::archive::FileState;
 use nightschool::archive::SourceFileContent;
 use nightschool::archive::TaskFilter;
+use nightschool::archive::TaskGrouping;
 use nightschool::archive::TaskOrder;
 use nightschool::archive::TaskState;
 use nightschool::rollout::Owner;
@@ -106,7 +108,7 @@ fn evidence_outlives_the_corpus_and_returns_to_play_with_it() {
     let summary = archive.sync_corpus(&[], &["towers.md".into()]).unwrap();
     assert_eq!(summary.tasks_retired, 1);
     let detail = archive.task_detail("t1").unwrap();
-    assert_eq!(detail.task.retired_reason.as_deref(), Some("evidence"));
+    assert_eq!(detail.task.state_reason.as_deref(), Some("evidence"));
     assert_eq!(detail.passages[0].passage.text, "The tower was built in 1889.");
     assert!(detail.passages[0].retired);
     assert_eq!(detail.passages[0].sources, ["towers.md"]);
@@ -155,6 +157,11 @@ fn drafts_are_counted_by_origin_and_first_required_rejection() {
           "length": 1,
           "leak": 1
         }
+      },
+      "person": {
+        "drafts": 0,
+        "accepted": 0,
+        "rejections": {}
       }
     }
     "#);
@@ -180,7 +187,7 @@ fn contradictions_are_refused_whole() {
     let mut nowhere = accepted(Origin::Model, "bad");
     nowhere.draft.seed.path = vec!["no such passage".into()];
     let mut other_night = accepted(Origin::Model, "bad");
-    other_night.task.as_mut().unwrap().night = 2;
+    other_night.task.as_mut().unwrap().night = Some(2);
     for bad in [let_through, lost, nowhere, other_night] {
         let drafts = [accepted(Origin::Code, "good"), bad];
         let error = archive.record_drafts(&unit("propose", "1"), &drafts).unwrap_err();
@@ -199,8 +206,8 @@ fn rollouts_come_back_bit_for_bit_and_count_once() {
     begin(&archive);
     archive.record_drafts(&unit("propose", "1"), &[accepted(Origin::Code, "t1")]).unwrap();
     let rollouts = [rollout("t1", 0, true), rollout("t1", 1, false)];
-    assert!(archive.record_rollouts(&unit("rollouts", "t1"), 3, &rollouts).unwrap());
-    assert!(!archive.record_rollouts(&unit("rollouts", "t1"), 3, &rollouts).unwrap());
+    assert!(archive.record_rollouts(&unit("rollouts", "t1"), 3, &sampling(), &rollouts).unwrap());
+    assert!(!archive.record_rollouts(&unit("rollouts", "t1"), 3, &sampling(), &rollouts).unwrap());
     let stored = archive.rollouts_of("t1").unwrap();
     assert_eq!(stored, archive.rollouts_in(1, 3).unwrap());
     let back: Vec<_> = stored.into_iter().map(|stored| (stored.rollout, stored.score)).collect();
@@ -214,12 +221,13 @@ fn rollouts_come_back_bit_for_bit_and_count_once() {
 
     let (mut unstamped, score) = rollout("t1", 2, true);
     unstamped.model_version = "unheard of".into();
-    let error = archive.record_rollouts(&unit("rollouts", "x"), 0, &[(unstamped, score)]);
+    let error =
+        archive.record_rollouts(&unit("rollouts", "x"), 0, &sampling(), &[(unstamped, score)]);
     assert!(matches!(error, Err(ArchiveError::Inconsistent { .. })));
     let (mut bare, score) = rollout("t1", 2, true);
     assert_eq!(bare.steps[1].owner, Owner::Model);
     bare.steps[1].logprobs.clear();
-    let error = archive.record_rollouts(&unit("rollouts", "x"), 0, &[(bare, score)]);
+    let error = archive.record_rollouts(&unit("rollouts", "x"), 0, &sampling(), &[(bare, score)]);
     assert!(matches!(error, Err(ArchiveError::Inconsistent { .. })));
     assert_eq!(archive.rollouts_of("t1").unwrap().len(), 2);
 }
@@ -242,22 +250,23 @@ fn tasks_are_filtered_ordered_and_totalled() {
         rollout("half", 0, true),
         rollout("half", 1, false),
     ];
-    archive.record_rollouts(&unit("rollouts", "1"), 0, &rollouts).unwrap();
+    archive.record_rollouts(&unit("rollouts", "1"), 0, &sampling(), &rollouts).unwrap();
     archive.retire_task("easy", "too easy").unwrap();
     let ids = |filter: TaskFilter| -> Vec<String> {
         archive.tasks(&filter).unwrap().into_iter().map(|stored| stored.task.id).collect()
     };
-    let all = TaskFilter::default();
-    assert_eq!(
-        ids(TaskFilter { order: TaskOrder::Hardest, ..all }),
-        ["new", "hard", "half", "easy"]
-    );
-    assert_eq!(ids(TaskFilter { order: TaskOrder::MostPlayed, limit: Some(1), ..all }), ["half"]);
-    assert_eq!(ids(TaskFilter { origin: Some(Origin::Code), ..all }), ["easy", "hard"]);
-    assert_eq!(ids(TaskFilter { state: Some(TaskState::Retired), ..all }), ["easy"]);
-    assert!(ids(TaskFilter { split: Some(Split::Heldout), ..all }).is_empty());
-    assert!(ids(TaskFilter { night: Some(2), ..all }).is_empty());
-    let stats = archive.task_stats().unwrap();
+    let all = TaskFilter::default;
+    let order = |order| ids(TaskFilter { order, ..all() });
+    assert_eq!(order(TaskOrder::Hardest), ["hard", "half", "easy", "new"]);
+    assert_eq!(order(TaskOrder::Newest), ["new", "half", "hard", "easy"]);
+    assert_eq!(order(TaskOrder::Oldest), ["easy", "hard", "half", "new"]);
+    assert_eq!(ids(TaskFilter { limit: Some(1), ..all() }), ["easy"]);
+    assert_eq!(ids(TaskFilter { origin: Some(Origin::Code), ..all() }), ["easy", "hard"]);
+    assert_eq!(ids(TaskFilter { state: Some(TaskState::Retired), ..all() }), ["easy"]);
+    assert_eq!(ids(TaskFilter { band: Some(Band::Never), ..all() }), ["hard"]);
+    assert!(ids(TaskFilter { split: Some(Split::Heldout), ..all() }).is_empty());
+    assert!(ids(TaskFilter { night: Some(2), ..all() }).is_empty());
+    let stats = archive.task_stats(TaskGrouping::Origin).unwrap();
     assert_eq!(stats.len(), 2);
     assert_eq!((stats[0].active, stats[0].retired), (1, 1));
     assert_eq!((stats[0].never_solved, stats[0].always_solved), (1, 1));
@@ -277,7 +286,9 @@ fn lineage_tells_the_whole_story() {
     archive.record_drafts(&unit("propose", "1"), &drafts).unwrap();
     let (mut attempt, score) = rollout("abd2", 0, true);
     attempt.model_version = "night-1".into();
-    archive.record_rollouts(&unit("rollouts", "1"), 0, &[(attempt.clone(), score)]).unwrap();
+    archive
+        .record_rollouts(&unit("rollouts", "1"), 0, &sampling(), &[(attempt.clone(), score)])
+        .unwrap();
 
     let detail = archive.task_detail("abd").unwrap();
     assert_eq!(detail.draft, child.draft);

@@ -112,6 +112,7 @@ fn training_and_promotion() {
         objective: ObjectiveName::Likelihood,
         model_version: "night-1".into(),
         metrics: json!({"loss": 2.5, "kl": 1e-9, "tokens": 512}),
+        items: Vec::new(),
     };
     let policy = [step(TrainPhase::Policy, 0)];
     let of = |adapter| TrainStep { adapter, ..step(TrainPhase::WarmStart, 0) };

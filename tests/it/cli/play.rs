@@ -26,6 +26,7 @@ use nightschool::task::Seed;
 use nightschool::task::Split;
 use nightschool::task::Task;
 use nightschool::task::Verdict;
+use serde_json::Value;
 use serde_json::json;
 
 use super::Desk;
@@ -55,7 +56,7 @@ fn gated(archive: &Archive, origin: Origin, id: &str, rejection: Option<Rejectio
         kind,
         evidence: vec![passage.id],
         split: Split::Train,
-        night: 1,
+        night: Some(1),
     });
     GatedDraft { draft, verdicts: vec![verdict], task, parents: Vec::new() }
 }
@@ -84,7 +85,6 @@ fn after_play() -> Desk {
     ];
     archive.record_drafts(&Unit { night: 1, phase: "propose", key: "0" }, &drafts).unwrap();
     let rollout = Rollout {
-        id: "r1".into(),
         task_id: "ab33".into(),
         index: 0,
         model_version: "base".into(),
@@ -99,7 +99,7 @@ fn after_play() -> Desk {
     };
     let score = Score { exact_match: 0.0, f1: 0.75, reward: 0.75 };
     let unit = Unit { night: 1, phase: "rollouts", key: "0" };
-    archive.record_rollouts(&unit, 0, &[(rollout, score)]).unwrap();
+    archive.record_rollouts(&unit, 0, &json!({"temperature": 1.0}), &[(rollout, score)]).unwrap();
     desk
 }
 
@@ -110,7 +110,14 @@ fn tasks_are_listed_and_shown_by_the_beginning_of_their_id() {
     let only = ["--origin", "model", "--split", "train", "--night", "1", "--json"];
     assert_shape!(desk.out(&[&["task", "list"][..], &only].concat()));
     assert_eq!(desk.out(&["task", "list", "--night", "2"]), "No such tasks.\n");
-    assert!(desk.out(&["task", "list", "--limit", "1"]).ends_with("1 of 2; --limit 0 lists all\n"));
+    let first = desk.json(&["task", "list", "--limit", "1"]);
+    let next = first["next"].as_str().unwrap();
+    assert!(desk.out(&["task", "list", "--limit", "1"]).contains(&format!("--after {next}")));
+    let second = desk.json(&["task", "list", "--limit", "1", "--after", next]);
+    assert_eq!((second["tasks"].as_array().unwrap().len(), &second["next"]), (1, &Value::Null));
+    assert_ne!(first["tasks"][0]["id"], second["tasks"][0]["id"]);
+    let error = desk.error(2, &["task", "list", "--after", "there"]);
+    assert!(error.contains("take `next` of the page before"), "{error}");
 
     assert_shape!(desk.out(&["task", "show", "ab"]));
     assert_shape!(desk.out(&["task", "show", "ab33", "--json"]));
@@ -124,6 +131,30 @@ fn tasks_are_listed_and_shown_by_the_beginning_of_their_id() {
         desk.error(2, &["task", "show", "a"]),
         @r#"error: 2 tasks have an id that begins with "a"; give more of it"#
     );
+}
+
+#[test]
+fn lists_have_forms_for_programs() {
+    let desk = after_play();
+    let columns = ["--columns", "id,answer,question"];
+    insta::assert_snapshot!(
+        desk.out(&[&["task", "list", "--output", "tsv"][..], &columns].concat())
+    );
+    let lines = desk.out(&["task", "search", "condenser", "--output", "jsonl"]);
+    let found: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(found.len(), 2);
+    assert_eq!(desk.out(&["task", "list", "--text", "zeppelin", "--output", "jsonl"]), "");
+    insta::assert_snapshot!(desk.out(&["task", "list", "--rejected"]));
+    assert_eq!(desk.out(&["task", "list", "--rejected", "length"]), "No such drafts.\n");
+    for (args, why) in [
+        (&["task", "list", "--columns", "mood"][..], "there is no `mood`, but id, origin"),
+        (&["task", "list", "--band", "odd"], "one of untried, always, easy, medium, hard, never"),
+        (&["task", "list", "--since", "soon"], "neither a time (2026-01-31T22:00:00Z) nor an age"),
+        (&["task", "list", "--rejected", "--band", "hard"], "by reason and --night only"),
+    ] {
+        let error = desk.error(2, args);
+        assert!(error.contains(why), "{args:?}: {error}");
+    }
 }
 
 #[test]
@@ -150,6 +181,7 @@ fn training_steps_are_listed_with_the_one_that_stopped() {
         objective,
         model_version: "base".into(),
         metrics,
+        items: Vec::new(),
     };
     let warm = json!({ "loss": 2.5, "grad_norm": 1.25, "learning_rate": 0.0001, "entropy": 3.0,
         "tokens": 512, "skipped": false });

@@ -1,0 +1,83 @@
+//! The schema's versions, and what SQL alone cannot carry from one to the next.
+
+use rusqlite::Connection;
+use rusqlite::Transaction;
+use rusqlite::params;
+use rusqlite_migration::HookResult;
+use rusqlite_migration::M;
+use rusqlite_migration::Migrations;
+use serde_json::json;
+
+use super::draft::question_hash;
+use super::value;
+
+/// How many migrations there are: the schema version this program reads and writes.
+pub(super) const VERSION: u32 = 4;
+
+/// All of them; a released one never changes.
+fn all() -> Migrations<'static> {
+    Migrations::new(vec![
+        M::up(include_str!("migrations/0001_corpus_and_game.sql")),
+        M::up(include_str!("migrations/0002_play_and_measures.sql")),
+        M::up(include_str!("migrations/0003_objectives_and_adapters.sql")),
+        M::up_with_hook(include_str!("migrations/0004_lineage_and_lists.sql"), to_version_4)
+            .foreign_key_check(),
+    ])
+}
+
+/// Brings the file to [`VERSION`], each version in a transaction of its own. Foreign keys must not
+/// be enforced meanwhile: tables are replaced.
+pub(super) fn to_latest(connection: &mut Connection) -> rusqlite_migration::Result<()> {
+    all().to_latest(connection)
+}
+
+/// Hashes the questions, and puts what stood in `rollout`, `step` and `score` into one row each.
+fn to_version_4(tx: &Transaction<'_>) -> HookResult {
+    let mut questions = tx.prepare("SELECT number, question FROM task_view")?;
+    let mut hash = tx.prepare("UPDATE task SET question_hash = ?2 WHERE number = ?1")?;
+    let mut rows = questions.query([])?;
+    while let Some(row) = rows.next()? {
+        let (number, question): (i64, String) = (row.get(0)?, row.get(1)?);
+        hash.execute(params![number, question_hash(&question)])?;
+    }
+    let mut rollouts = tx.prepare(
+        "SELECT r.id, r.task_id, r.night, r.round, r.ordinal FROM rollout r
+         ORDER BY r.night, r.round, r.rowid",
+    )?;
+    let mut copy = tx.prepare(
+        "INSERT INTO new_rollout (task_id, night, round, ordinal, model_version, answer, stop,
+             queries_json, retrieved_json, steps_json, tokens, logprobs, exact_match, f1, reward)
+         SELECT r.task_id, r.night, r.round, r.ordinal, r.model_version, r.answer, r.stop,
+             r.queries_json, r.retrieved_json, ?2, ?3, ?4, s.exact_match, s.f1, s.reward
+         FROM rollout r JOIN score s ON s.rollout_id = r.id WHERE r.id = ?1",
+    )?;
+    let mut steps = tx.prepare(
+        "SELECT owner, tokens, logprobs FROM step WHERE rollout_id = ?1 ORDER BY ordinal",
+    )?;
+    let mut rows = rollouts.query([])?;
+    while let Some(row) = rows.next()? {
+        let id: String = row.get(0)?;
+        let (mut owners, mut tokens, mut logprobs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut old = steps.query([&id])?;
+        while let Some(step) = old.next()? {
+            let of_step = value::tokens(step, 1)?;
+            owners.push(json!([step.get::<_, String>(0)?, of_step.len()]));
+            tokens.extend(of_step);
+            logprobs.extend(value::logprobs(step, 2)?);
+        }
+        copy.execute(params![
+            id,
+            serde_json::Value::from(owners).to_string(),
+            value::pack_tokens(&tokens),
+            value::pack_logprobs(&logprobs),
+        ])?;
+    }
+    tx.execute_batch(
+        "DROP TABLE step;
+         DROP TABLE score;
+         DROP TABLE rollout;
+         ALTER TABLE new_rollout RENAME TO rollout;
+         CREATE INDEX rollout_round ON rollout (night, round);",
+    )?;
+    Ok(())
+}
