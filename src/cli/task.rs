@@ -1,5 +1,7 @@
 //! `nightschool task`: the questions that were made, where each came from, how they are solved.
 
+mod export;
+mod import;
 mod list;
 mod show;
 mod stats;
@@ -20,14 +22,21 @@ pub(super) enum TaskCommand {
     Show(show::ShowArgs),
     /// Totals, and what became of the drafts
     Stats(stats::StatsArgs),
+    /// Write tasks and answers as a dataset that TRL, verl and `datasets` read
+    Export(export::ExportArgs),
+    /// Take in tasks of another home, or questions of your own
+    Import(import::ImportArgs),
 }
 
 pub(super) fn run(global: &Global, command: &TaskCommand) -> anyhow::Result<()> {
-    let archive = ArchiveReader::open(&places::home(global)?.archive())?;
+    let home = places::home(global)?;
+    let archive = || ArchiveReader::open(&home.archive());
     match command {
-        TaskCommand::List(args) => list::run(&archive, args),
-        TaskCommand::Search(args) => list::search(&archive, args),
-        TaskCommand::Show(args) => show::run(&archive, args),
-        TaskCommand::Stats(args) => stats::run(&archive, args),
+        TaskCommand::List(args) => list::run(&archive()?, args),
+        TaskCommand::Search(args) => list::search(&archive()?, args),
+        TaskCommand::Show(args) => show::run(&archive()?, args),
+        TaskCommand::Stats(args) => stats::run(&archive()?, args),
+        TaskCommand::Export(args) => export::run(&home, &archive()?, args),
+        TaskCommand::Import(args) => import::run(global, &home, args),
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod evaluate;
 pub mod home;
+pub mod import;
 pub mod ingest;
 pub mod metrics;
 pub mod night;
