@@ -12,6 +12,14 @@ use super::Global;
 use super::places;
 use crate::archive::ArchiveReader;
 
+/// What stands above the help of `task`.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  nightschool task list --band never --sort newest
+  nightschool task show ID
+  nightschool task export sft --as sft --format parquet     a dataset for TRL
+  nightschool task import questions.csv                     questions of your own";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum TaskCommand {
     /// List tasks

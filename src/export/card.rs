@@ -10,19 +10,25 @@ use super::Shown;
 use super::Target;
 use super::feature;
 use super::rows;
+use super::sides::Side;
 use super::sink::data_file;
 
 /// The text of `README.md`.
-pub(super) fn card(options: &ExportOptions, summary: &ExportSummary) -> String {
-    let mut text = front_matter(options, summary);
+///
+/// `bytes` are the lengths of the data files.
+pub(super) fn card(
+    options: &ExportOptions,
+    summary: &ExportSummary,
+    bytes: &BTreeMap<Side, u64>,
+) -> String {
+    let mut text = front_matter(options, summary, bytes);
     // Writing to a string does not fail.
     let _ = write!(text, "\n# {}\n\n{}\n\n", title(options.shape), purpose(options));
     let _ = writeln!(text, "| split | rows |\n|---|---|");
     for (side, rows) in &summary.rows {
         let _ = writeln!(text, "| {} | {rows} |", side.as_str());
     }
-    let file =
-        data_file(*summary.rows.keys().next().unwrap_or(&super::Side::Train), options.format);
+    let file = data_file(*summary.rows.keys().next().unwrap_or(&Side::Train), options.format);
     let _ = write!(
         text,
         "\nThe data are in `{file}` and the files beside it; `datasets.load_dataset` reads the \
@@ -32,7 +38,11 @@ pub(super) fn card(options: &ExportOptions, summary: &ExportSummary) -> String {
     text
 }
 
-fn front_matter(options: &ExportOptions, summary: &ExportSummary) -> String {
+fn front_matter(
+    options: &ExportOptions,
+    summary: &ExportSummary,
+    bytes: &BTreeMap<Side, u64>,
+) -> String {
     // A JSON string is a YAML string, whatever is in it.
     let license = serde_json::Value::from(options.license.as_str());
     let total: u64 = summary.rows.values().sum();
@@ -50,7 +60,9 @@ fn front_matter(options: &ExportOptions, summary: &ExportSummary) -> String {
     feature::write_yaml(&rows::columns(options), &mut text, 2);
     text += "  splits:\n";
     for (side, rows) in &summary.rows {
-        let _ = writeln!(text, "  - name: {}\n    num_examples: {rows}", side.as_str());
+        let (name, bytes) = (side.as_str(), bytes.get(side).copied().unwrap_or_default());
+        let _ =
+            writeln!(text, "  - name: {name}\n    num_bytes: {bytes}\n    num_examples: {rows}");
     }
     text + "---\n"
 }

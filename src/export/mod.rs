@@ -277,14 +277,16 @@ pub fn export(
             break;
         }
     }
-    summary.rows = sink.close()?;
+    let written = sink.close()?;
+    summary.rows = written.rows;
     if summary.rows.is_empty() {
         let reasons = summary.left_out.iter().map(|(why, n)| format!("{n} {why}"));
         let why = reasons.collect::<Vec<_>>().join(", ");
         let why = if why.is_empty() { "no task passes the filters".to_string() } else { why };
         return Err(ExportError::Nothing { tasks: summary.tasks, why });
     }
-    write_file(&pending.path().join("README.md"), card::card(options, &summary).as_bytes())?;
+    let card = card::card(options, &summary, &written.bytes);
+    write_file(&pending.path().join("README.md"), card.as_bytes())?;
     summary.hash = pending.seal()?.content_hash();
     Ok(summary)
 }

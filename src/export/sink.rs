@@ -28,6 +28,12 @@ enum Writer {
     Columns(Box<ParquetWriter>),
 }
 
+/// What was written, by split.
+pub(super) struct Written {
+    pub(super) rows: BTreeMap<Side, u64>,
+    pub(super) bytes: BTreeMap<Side, u64>,
+}
+
 /// Writes rows to the files of their splits.
 pub(super) struct Sink {
     dir: PathBuf,
@@ -74,18 +80,20 @@ impl Sink {
         Ok(())
     }
 
-    /// Ends the files and says how many rows each has.
-    pub(super) fn close(self) -> Result<BTreeMap<Side, u64>, ExportError> {
-        let mut counts = BTreeMap::new();
+    /// Ends the files and says how many rows and bytes each has.
+    pub(super) fn close(self) -> Result<Written, ExportError> {
+        let (mut all, mut bytes) = (BTreeMap::new(), BTreeMap::new());
         for (side, (writer, rows)) in self.open {
             let path = self.dir.join(data_file(side, self.format));
             match writer {
                 Writer::Lines(mut out) => out.flush(),
                 Writer::Columns(out) => out.close().map_err(io::Error::other),
             }
+            .and_then(|()| path.metadata())
+            .map(|file| bytes.insert(side, file.len()))
             .map_err(|source| ExportError::Write { path, source })?;
-            counts.insert(side, rows);
+            all.insert(side, rows);
         }
-        Ok(counts)
+        Ok(Written { rows: all, bytes })
     }
 }

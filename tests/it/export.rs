@@ -1,6 +1,7 @@
 //! Exports through the public surface: their shapes, their bytes, where rows go.
 //! `scripts/check_exports.py` loads the same folders with `datasets`, `trl` and pandas.
 
+mod bundled;
 mod imports;
 mod leaks;
 

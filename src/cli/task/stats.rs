@@ -11,6 +11,8 @@ use crate::archive::ArchiveReader;
 use crate::archive::TaskGrouping;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+// The names of the columns.
+#[allow(clippy::enum_variant_names)]
 enum By {
     Origin,
     Night,

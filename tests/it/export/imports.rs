@@ -116,10 +116,8 @@ fn an_import_takes_nothing_from_documents_that_are_there() {
     three.store(&[accepted("cc", "1703", &[&third], Split::Heldout)], &[]);
     let (dir, _) = exported(&three, Format::Jsonl, "tasks");
     take(&two, &dir);
-    let active = two.archive.tasks(&TaskFilter {
-        state: Some(TaskState::Active),
-        ..TaskFilter::default()
-    });
+    let active =
+        two.archive.tasks(&TaskFilter { state: Some(TaskState::Active), ..TaskFilter::default() });
     assert_eq!(active.unwrap().len(), 3);
     assert_eq!(two.archive.documents().unwrap().len(), 2);
     assert_eq!(two.archive.passages().unwrap().len(), 3);
@@ -146,7 +144,8 @@ fn edited_words_and_questions_that_are_known_are_seen() {
     fs::write(&file, lines.join("\n") + "\n{broken").unwrap();
     let report = take(&two, &file);
     assert_eq!((report.rows, report.accepted, report.passages_added), (5, 1, 1));
-    let reasons: Vec<_> = report.rejected.iter().map(|r| (r.row, r.id.as_str(), r.reason)).collect();
+    let reasons: Vec<_> =
+        report.rejected.iter().map(|r| (r.row, r.id.as_str(), r.reason)).collect();
     assert_eq!(reasons, [(1, "other", Rejection::Duplicate)]);
     assert_eq!(report.unreadable.iter().map(|row| row.row).collect::<Vec<_>>(), [3, 4, 5]);
     let drafts = two.archive.rejected_drafts(None, None, None).unwrap();

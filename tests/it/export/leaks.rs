@@ -41,9 +41,11 @@ fn world() -> impl Strategy<Value = (Vec<Doc>, Vec<Work>)> {
         let pick = |all: Vec<prop::sample::Index>| {
             let mut all: Vec<usize> = all.iter().map(|index| *index.get(&there)).collect();
             let mut seen = Vec::new();
-            all.retain(|text| !seen.contains(text) && {
-                seen.push(*text);
-                true
+            all.retain(|text| {
+                !seen.contains(text) && {
+                    seen.push(*text);
+                    true
+                }
             });
             all
         };
