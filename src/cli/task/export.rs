@@ -192,7 +192,7 @@ fn words(filter: &TaskFilter) -> String {
 fn rendered(summary: &ExportSummary) -> String {
     let rows = summary.rows.iter().map(|(side, rows)| format!("{rows} {}", side.as_str()));
     let mut text = format!(
-        "Wrote {}: {} of {} tasks as {} rows in {} ({})",
+        "Wrote {}: {} rows from {} tasks, as {} in {} ({})",
         summary.path.display(),
         summary.rows.values().sum::<u64>(),
         summary.tasks,

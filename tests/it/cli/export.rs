@@ -13,15 +13,16 @@ fn tasks_are_exported_and_imported_in_another_home() {
     let desk = after_play();
     insta::assert_snapshot!(
         desk.out(&["task", "export", "out", "--as", "tasks", "--format", "jsonl"]),
-        @"Wrote out: 2 of 2 tasks as 2 rows in tasks (jsonl) (2 train)"
+        @"Wrote out: 2 rows from 2 tasks, as tasks in jsonl (2 test)"
     );
     insta::assert_snapshot!(
         desk.error(1, &["task", "export", "out", "--as", "sft"]),
         @"error: out is not empty; name another folder, or replace it with --force"
     );
+    // The first document is the held-out one.
     let shape = ["--as", "rl-verl", "--origin", "model", "--force", "--license", "cc-by-4.0"];
     let value = desk.json(&[&["task", "export", "prompts"][..], &shape].concat());
-    assert_eq!(value["rows"], json!({ "train": 1 }));
+    assert_eq!(value["rows"], json!({ "test": 1 }));
     assert_shape!(serde_json::to_string_pretty(&value).unwrap());
     let card = fs::read_to_string(desk.path("prompts/README.md")).unwrap();
     assert!(card.contains("Filters: tasks with `--origin model` that are active; 1 tasks."));
