@@ -163,6 +163,9 @@ impl Conditions {
     }
 }
 
+/// More than a difficulty is off by rounding.
+const ROUNDING: f64 = 1e-9;
+
 /// Tasks that a version, or one that it came from, was trained on. A step is noted with the version
 /// that it started from, and in the night of the version that it led to.
 const TRAINED_INTO: &str = "t.id IN (
@@ -185,7 +188,9 @@ impl TaskFilter {
         conditions.add_some("t.state = ?", self.state.map(|it| name(it.as_str())));
         conditions.add_some("t.kind = ?", self.kind.map(|it| name(it.as_str())));
         conditions.add_some("t.hops = ?", self.hops);
-        conditions.add_some("t.band = ?", self.band.map(|it| name(it.as_str())));
+        if let Some(band) = self.band {
+            self.add_band(&mut conditions, band);
+        }
         conditions.add_some("t.document_id = ?", self.document.clone());
         let topic = "t.document_id IN (SELECT id FROM document WHERE title = ?)";
         conditions.add_some(topic, self.topic.clone());
@@ -208,6 +213,18 @@ impl TaskFilter {
             }
         }
         Ok(conditions)
+    }
+
+    fn add_band(&self, conditions: &mut Conditions, band: Band) {
+        if self.order != TaskOrder::Hardest {
+            return conditions.add("t.band = ?", band.as_str().to_string());
+        }
+        // A stretch of the index of difficulty. The plus keeps that of bands out: it has another
+        // order.
+        let (low, high) = band.difficulty();
+        conditions.add("t.difficulty >= ?", low - ROUNDING);
+        conditions.add("t.difficulty <= ?", high + ROUNDING);
+        conditions.add("+t.band = ?", band.as_str().to_string());
     }
 
     /// The table to begin with, if any, and the order; adds the condition on words. None where no

@@ -6,6 +6,7 @@
 //! unit is in the archive whole or not at all, and storing it again changes nothing. See
 //! `docs/archive.md` for the tables.
 
+pub mod bench;
 mod corpus;
 mod digest;
 mod draft;

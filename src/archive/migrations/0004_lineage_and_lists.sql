@@ -149,7 +149,14 @@ JOIN document doc ON doc.id = t.document_id;
 
 -- Rollouts -----------------------------------------------------------------------------------
 
--- A token sequence with its score. Blobs: zlib over little-endian numbers of 32 bits.
+-- What rollouts begin with, once for all that share it: a group does. Blobs, here and below: zlib
+-- over little-endian numbers of 32 bits.
+CREATE TABLE prompt (
+    id     TEXT NOT NULL PRIMARY KEY, -- hash of the tokens
+    tokens BLOB NOT NULL
+) STRICT;
+
+-- A token sequence with its score.
 CREATE TABLE new_rollout (
     task_id        TEXT NOT NULL REFERENCES task (id),
     night          INTEGER NOT NULL REFERENCES night (number),
@@ -157,12 +164,13 @@ CREATE TABLE new_rollout (
     ordinal        INTEGER NOT NULL, -- within the group
     model_version  TEXT NOT NULL REFERENCES model_version (id),
     sampling_id    TEXT REFERENCES sampling (id), -- NULL where it was not noted
+    prompt_id      TEXT REFERENCES prompt (id), -- a first step that the model did not write
     answer         TEXT,
     stop           TEXT NOT NULL,
     queries_json   TEXT NOT NULL CHECK (json_valid(queries_json)),
     retrieved_json TEXT NOT NULL CHECK (json_valid(retrieved_json)),
-    steps_json     TEXT NOT NULL CHECK (json_valid(steps_json)), -- [owner, tokens] in order
-    tokens         BLOB NOT NULL, -- of all steps
+    steps_json     TEXT NOT NULL CHECK (json_valid(steps_json)), -- further [owner, tokens]
+    tokens         BLOB NOT NULL, -- of these steps
     logprobs       BLOB NOT NULL, -- of the model's tokens
     exact_match    REAL NOT NULL,
     f1             REAL NOT NULL,
