@@ -87,6 +87,14 @@ pub struct WriteReport {
     pub reads_per_s: f64,
 }
 
+/// Measures reading of an archive that was generated before, with the same settings.
+///
+/// # Errors
+/// [`ArchiveError`] when there is none, or it cannot be read.
+pub fn read(dir: &Path, settings: &ArchiveBench) -> Result<Vec<ReadReport>, ArchiveError> {
+    reads::all(&dir.join(ARCHIVE_FILE), settings)
+}
+
 /// Generates an archive in `dir`, which must be empty, and measures it.
 ///
 /// # Errors

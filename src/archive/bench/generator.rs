@@ -17,6 +17,7 @@ use crate::archive::ModelVersion;
 use crate::archive::SourceFileContent;
 use crate::archive::Unit;
 use crate::config::Adapters;
+use crate::proposer::night_id;
 use crate::rng;
 use crate::rng::Rng;
 use crate::rollout::Owner;
@@ -129,7 +130,7 @@ impl Generator {
         };
         archive.sync_corpus(&[file], &[])?;
         archive.put_model_version(&version(0))?;
-        archive.set_live_model(&version(0).id)
+        archive.set_live_model(&version(0).id, "the first")
     }
 
     /// The next unit; none when all tasks are made.
@@ -182,7 +183,7 @@ impl Generator {
         };
         let proposed_by = version(night - 1).id;
         let draft = Draft {
-            id: rng::content_id(&["draft", name]),
+            id: night_id(night, &["draft", name]),
             origin,
             question: Some(format!("{}?", words(rng, 11))),
             transcript: (origin == Origin::Model).then(|| words(rng, 12)),

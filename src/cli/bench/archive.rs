@@ -11,6 +11,7 @@ use super::super::output::table;
 use crate::archive::bench;
 use crate::archive::bench::ArchiveBench;
 use crate::archive::bench::ArchiveReport;
+use crate::archive::bench::ReadReport;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ArchiveArgs {
@@ -29,6 +30,9 @@ pub(in crate::cli) struct ArchiveArgs {
     /// An empty folder to keep the archive in [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Only read the archive that is in --dir already
+    #[arg(long, requires = "dir")]
+    read: bool,
     #[command(flatten)]
     json: Json,
 }
@@ -40,6 +44,11 @@ pub(super) fn run(args: &ArchiveArgs) -> anyhow::Result<()> {
     let ArchiveArgs { tasks, rollouts, readers, .. } = *args;
     let reader_pause = Duration::from_millis(args.reader_pause);
     let settings = ArchiveBench { tasks, rollouts, readers, reader_pause, seed: 1 };
+    if args.read {
+        let reading = bench::read(dir, &settings)?;
+        let output = Output::new(args.json.json);
+        return output.show(&serde_json::json!({ "reading": reading }), || reads(&reading));
+    }
     let report = bench::run(dir, &settings)?;
     Output::new(args.json.json).show(&report, || render(&report))
 }
@@ -64,7 +73,11 @@ fn render(report: &ArchiveReport) -> String {
         ("reads meanwhile", format!("{:.0} per second", writing.reads_per_s)),
     ];
     let facts = table(&[], facts.into_iter().map(|(name, value)| vec![name.to_string(), value]));
-    let rows = report.reading.iter().map(|read| {
+    format!("{facts}\n\n{}", reads(&report.reading))
+}
+
+fn reads(reading: &[ReadReport]) -> String {
+    let rows = reading.iter().map(|read| {
         vec![
             read.name.clone(),
             format!("{:.2}", read.p50_ms),
@@ -75,5 +88,5 @@ fn render(report: &ArchiveReport) -> String {
         ]
     });
     let header = ["read", "median ms", "longest ms", "plain SQLite ms", "ratio", "rows"];
-    format!("{facts}\n\n{}", table(&header, rows))
+    table(&header, rows)
 }
