@@ -69,6 +69,20 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     Ok(connection)
 }
 
+/// Opens an archive of this version for writing, although its pages may not be as they should.
+pub(super) fn open_damaged(path: &Path) -> Result<Connection, ArchiveError> {
+    // Says what else is wrong.
+    open_reader(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        Ok(connection)
+    };
+    open().map_err(|error| Failure::from(error).at(path))
+}
+
 /// Migrates an archive of an earlier version, after a copy of it was made, or makes a new one.
 fn bring_up_to_date(
     connection: &mut Connection,

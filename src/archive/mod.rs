@@ -7,6 +7,7 @@
 //! `docs/archive.md` for the tables.
 
 pub mod bench;
+mod check;
 mod compare;
 mod corpus;
 mod curation;
@@ -42,6 +43,7 @@ use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
+pub use self::check::Finding;
 pub use self::compare::ModelDetail;
 pub use self::compare::ModelDifference;
 pub use self::compare::NightDifference;
@@ -98,6 +100,7 @@ pub use self::verification::Verified;
 
 use self::error::Failure;
 use crate::clock::Clock;
+use crate::clock::SystemClock;
 
 /// The name of the file within a home.
 pub const ARCHIVE_FILE: &str = "archive.db";
@@ -213,6 +216,16 @@ impl Archive {
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, ArchiveError> {
         let connection = file::open_writer(path)?;
         Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock })
+    }
+
+    /// Opens the archive at `path` for [`Archive::repair`], whatever is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Archive::open`], but for damage.
+    pub fn open_damaged(path: &Path) -> Result<Self, ArchiveError> {
+        let connection = file::open_damaged(path)?;
+        let reader = ArchiveReader { connection, path: path.to_path_buf() };
+        Ok(Self { reader, clock: Arc::new(SystemClock) })
     }
 
     /// Lets the file grow to about `bytes` and no further; a write beyond that fails like one on a

@@ -2,6 +2,7 @@
 
 mod care;
 mod crash;
+mod durability;
 mod files;
 mod game;
 mod lists;
