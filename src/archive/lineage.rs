@@ -116,7 +116,7 @@ fn resolve(tx: &Transaction<'_>, prefix: &str) -> Result<String, Failure> {
     }
 }
 
-fn ids(tx: &Transaction<'_>, sql: &str, id: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn ids(tx: &Transaction<'_>, sql: &str, id: &str) -> Result<Vec<String>, Failure> {
     let mut statement = tx.prepare(sql)?;
     Ok(statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
@@ -167,7 +167,7 @@ fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDetail, Failu
     Ok(PassageDetail { passage, retired, sources })
 }
 
-fn draft(tx: &Transaction<'_>, id: &str) -> Result<Draft, Failure> {
+pub(super) fn draft(tx: &Transaction<'_>, id: &str) -> Result<Draft, Failure> {
     let (seed_id, mut draft) = tx.query_row(
         "SELECT d.seed_id, d.id, d.origin, s.answer, s.kind, d.question, d.transcript,
                 d.model_version
@@ -190,7 +190,7 @@ fn draft(tx: &Transaction<'_>, id: &str) -> Result<Draft, Failure> {
     Ok(draft)
 }
 
-fn verdicts(tx: &Transaction<'_>, id: &str) -> Result<Vec<Verdict>, Failure> {
+pub(super) fn verdicts(tx: &Transaction<'_>, id: &str) -> Result<Vec<Verdict>, Failure> {
     let mut statement = tx.prepare(
         "SELECT name, rejection, required, evidence_json FROM verdict
          WHERE draft_id = ?1 ORDER BY ordinal",

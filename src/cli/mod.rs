@@ -92,7 +92,7 @@ enum Command {
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Look at the questions that were made
-    #[command(subcommand)]
+    #[command(subcommand, before_help = task::EXAMPLES)]
     Task(task::TaskCommand),
     /// Look at the nights that were
     #[command(subcommand)]

@@ -26,6 +26,7 @@ use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::archive::DocumentContent;
 use crate::archive::FileState;
+use crate::archive::IMPORTED;
 use crate::archive::SourceFileContent;
 use crate::corpus;
 use crate::corpus::Reading;
@@ -191,7 +192,9 @@ impl StoredFiles {
     fn load(archive: &Archive, places: &Place) -> Result<Self, ArchiveError> {
         let mut stored = Self { known: HashMap::new(), left: Vec::new(), skipped: Vec::new() };
         for file in archive.source_files()? {
-            if file.state == FileState::Vanished || places.is_out_of_sight(&file.path) {
+            // What an import brought lies in no folder that could be looked at.
+            let imported = file.path.starts_with(IMPORTED);
+            if file.state == FileState::Vanished || imported || places.is_out_of_sight(&file.path) {
                 continue;
             }
             if file.state == FileState::Skipped {

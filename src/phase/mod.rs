@@ -8,6 +8,7 @@ pub mod backup;
 pub mod curate;
 pub mod evaluate;
 pub mod home;
+pub mod import;
 pub mod ingest;
 pub mod metrics;
 pub mod night;

@@ -62,7 +62,7 @@ fn gated(archive: &Archive, origin: Origin, id: &str, rejection: Option<Rejectio
 }
 
 /// A desk whose first night is under way: two tasks, one of them tried.
-fn after_play() -> Desk {
+pub(super) fn after_play() -> Desk {
     let desk = with_corpus();
     let archive = Archive::open(&desk.home().archive(), Arc::new(SystemClock)).unwrap();
     let base = ModelVersion {
