@@ -23,6 +23,10 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// How long a statement waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Pages in the write-ahead log after which they are put into the file: 32 MB. Pages that change
+/// often are put there once for many transactions.
+const CHECKPOINT_PAGES: i64 = 8 << 10;
+
 /// Memory for pages of the file, in KiB.
 const CACHE_KIB: i64 = 64 << 10;
 
@@ -57,11 +61,26 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     connection.pragma_update(None, "journal_mode", "wal").map_err(at)?;
     connection.pragma_update(None, "synchronous", "full").map_err(at)?;
     connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT).map_err(at)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(at)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(at)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     bring_up_to_date(&mut connection, path, header)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(at)?;
     Ok(connection)
+}
+
+/// Opens an archive of this version for writing, although its pages may not be as they should.
+pub(super) fn open_damaged(path: &Path) -> Result<Connection, ArchiveError> {
+    // Says what else is wrong.
+    open_reader(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        Ok(connection)
+    };
+    open().map_err(|error| Failure::from(error).at(path))
 }
 
 /// Migrates an archive of an earlier version, after a copy of it was made, or makes a new one.

@@ -131,6 +131,20 @@ pub(super) fn document_of(tx: &Transaction<'_>, passage: &str) -> Result<Option<
     Ok(statement.query_row([passage], |row| row.get(0)).optional()?)
 }
 
+/// The corpus that a draft was made from, with its documents and passages; none where that was not
+/// noted.
+pub(super) fn corpus_version_of(
+    tx: &Transaction<'_>,
+    draft: &str,
+) -> Result<Option<(String, i64, i64)>, Failure> {
+    let mut statement = tx.prepare_cached(
+        "SELECT c.id, c.documents, c.passages FROM draft d
+         JOIN corpus_version c ON c.id = d.corpus_version WHERE d.id = ?1",
+    )?;
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    Ok(statement.query_row([draft], read).optional()?)
+}
+
 fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDetail, Failure> {
     // A place that still stands before one that does not, then as `passages` chooses.
     let (passage, retired) = tx.query_row(

@@ -6,24 +6,32 @@
 //! unit is in the archive whole or not at all, and storing it again changes nothing. See
 //! `docs/archive.md` for the tables.
 
+pub mod bench;
+mod check;
+mod compare;
 mod corpus;
+mod curation;
 mod digest;
 mod draft;
 mod error;
 mod evaluation;
 mod export;
 mod file;
+mod forget;
 mod import;
 mod lineage;
 mod listing;
 mod migrate;
 mod model;
 mod night;
+mod query;
 mod rollout;
 mod statistics;
 mod task;
+mod trace;
 mod train;
 mod value;
+mod verification;
 mod words;
 
 use std::ops::Deref;
@@ -37,12 +45,21 @@ use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
+pub use self::check::Finding;
+pub use self::compare::ModelDetail;
+pub use self::compare::ModelDifference;
+pub use self::compare::NightDifference;
+pub use self::compare::NightSummary;
+pub use self::compare::PlayDifference;
+pub use self::compare::PlayedTwice;
 pub use self::corpus::CorpusSummary;
 pub use self::corpus::Document;
 pub use self::corpus::DocumentContent;
 pub use self::corpus::FileState;
 pub use self::corpus::SourceFile;
 pub use self::corpus::SourceFileContent;
+pub use self::curation::Curation;
+pub use self::curation::Decision;
 pub use self::draft::GateCounts;
 pub use self::draft::GatedDraft;
 pub use self::error::ArchiveError;
@@ -55,6 +72,7 @@ pub use self::evaluation::SuiteOrigin;
 pub use self::export::Attempt;
 pub use self::export::PlacedPassage;
 pub use self::export::TaskRecord;
+pub use self::forget::Removal;
 pub use self::import::DocumentStanding;
 pub use self::import::IMPORTED;
 pub use self::import::ImportedDraft;
@@ -71,18 +89,26 @@ pub use self::model::Promotion;
 pub use self::night::Night;
 pub use self::night::NightState;
 pub use self::night::Unit;
+pub use self::query::QueryLimits;
+pub use self::query::QueryResult;
+pub use self::query::SchemaObject;
 pub use self::rollout::StoredRollout;
 pub use self::statistics::TaskGroup;
 pub use self::statistics::TaskGrouping;
 pub use self::task::Band;
 pub use self::task::StoredTask;
 pub use self::task::TaskState;
+pub use self::trace::Trace;
+pub use self::trace::TraceKind;
+pub use self::trace::TraceNode;
 pub use self::train::TrainItem;
 pub use self::train::TrainPhase;
 pub use self::train::TrainStep;
+pub use self::verification::Verified;
 
 use self::error::Failure;
 use crate::clock::Clock;
+use crate::clock::SystemClock;
 
 /// The name of the file within a home.
 pub const ARCHIVE_FILE: &str = "archive.db";
@@ -198,6 +224,16 @@ impl Archive {
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, ArchiveError> {
         let connection = file::open_writer(path)?;
         Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock })
+    }
+
+    /// Opens the archive at `path` for [`Archive::repair`], whatever is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Archive::open`], but for damage.
+    pub fn open_damaged(path: &Path) -> Result<Self, ArchiveError> {
+        let connection = file::open_damaged(path)?;
+        let reader = ArchiveReader { connection, path: path.to_path_buf() };
+        Ok(Self { reader, clock: Arc::new(SystemClock) })
     }
 
     /// Lets the file grow to about `bytes` and no further; a write beyond that fails like one on a

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod allocator;
+mod archive;
 mod bench;
 mod corpus;
 mod demo;
@@ -16,6 +17,7 @@ mod model;
 mod night;
 mod output;
 mod places;
+mod run;
 mod status;
 mod task;
 mod train;
@@ -92,6 +94,12 @@ enum Command {
     /// Look at the questions that were made
     #[command(subcommand, before_help = task::EXAMPLES)]
     Task(task::TaskCommand),
+    /// Look at the nights that were
+    #[command(subcommand)]
+    Run(run::RunCommand),
+    /// Look after the archive's file, and query it
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
     /// Look at what training did
     #[command(subcommand)]
     Train(train::TrainCommand),
@@ -141,6 +149,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
+        Command::Run(command) => run::run(global, &command),
+        Command::Archive(command) => archive::run(global, &command),
         Command::Train(command) => train::run(global, &command),
         Command::Status(args) => status::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),

@@ -68,6 +68,8 @@ pub struct IngestReport {
     pub duplicates: u64,
     /// Tasks set aside because their evidence went away.
     pub tasks_retired: u64,
+    /// Tasks set aside, to be verified again in the next night, because their evidence changed.
+    pub tasks_stale: u64,
     /// Tasks that play again because their evidence came back.
     pub tasks_restored: u64,
     /// Files and lines that were left out. Paths are lasting names.
@@ -163,6 +165,7 @@ fn bring_up_to_date(
         passages_active: archive.passages()?.len() as u64,
         duplicates,
         tasks_retired: summary.tasks_retired,
+        tasks_stale: summary.tasks_stale,
         tasks_restored: summary.tasks_restored,
         skipped,
     })

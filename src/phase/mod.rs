@@ -4,6 +4,8 @@
 //! the archive, its random draws depend only on the seed and its name, and its id is the same
 //! after a restart. So a night that is cut off anywhere goes on where it was, to the same end.
 
+pub mod backup;
+pub mod curate;
 pub mod evaluate;
 pub mod home;
 pub mod import;
@@ -16,6 +18,7 @@ pub mod propose;
 mod remote;
 pub mod report;
 pub mod retention;
+mod reverify;
 pub mod selection;
 mod statistics;
 pub mod suite;

@@ -139,8 +139,8 @@ struct Choice {
     prompt_logprobs: Option<Vec<Option<HashMap<String, Scored>>>>,
 }
 
-/// The likeliest tokens of one place, by their text.
-type TopLogprobs = HashMap<String, Option<f32>>;
+/// Log-probabilities by the tokens' texts.
+type TextScores = HashMap<String, Option<f32>>;
 
 /// The completions form (vLLM, SGLang, llama-cpp-python), and the chat form (llama.cpp).
 ///
@@ -149,7 +149,7 @@ type TopLogprobs = HashMap<String, Option<f32>>;
 struct Logprobs {
     tokens: Option<Vec<String>>,
     token_logprobs: Option<Vec<Option<f32>>>,
-    top_logprobs: Option<Vec<Option<TopLogprobs>>>,
+    top_logprobs: Option<Vec<Option<TextScores>>>,
     content: Option<Vec<Entry>>,
 }
 

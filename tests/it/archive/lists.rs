@@ -78,6 +78,9 @@ fn has_words(stored: &StoredTask, text: &str) -> bool {
     text.split(' ').all(|word| words.contains(&word))
 }
 
+/// Whether a filter lets a task through.
+type Fits = fn(&StoredTask) -> bool;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -89,7 +92,6 @@ proptest! {
         let everything = archive.tasks(&TaskFilter::default()).unwrap();
         prop_assert_eq!(everything.len(), all.len());
         let none = TaskFilter::default;
-        type Fits = fn(&StoredTask) -> bool;
         let filters: [(TaskFilter, Fits); 6] = [
             (none(), |_| true),
             (TaskFilter { origin: Some(Origin::Model), ..none() },

@@ -76,7 +76,7 @@ pub(super) fn after_play() -> Desk {
         note: "as fetched".into(),
     };
     archive.put_model_version(&base).unwrap();
-    archive.set_live_model("base").unwrap();
+    archive.set_live_model("base", "the first").unwrap();
     archive.begin_night(1, &json!({})).unwrap();
     let drafts = [
         gated(&archive, Origin::Code, "aa11", None),
