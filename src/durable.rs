@@ -6,6 +6,7 @@
 //! told from a whole one.
 
 mod lock;
+mod replace;
 mod seal;
 
 use std::fs::File;
@@ -15,6 +16,9 @@ use std::path::Path;
 use std::path::PathBuf;
 
 pub use self::lock::HomeLock;
+pub use self::replace::Move;
+pub use self::replace::is_replacement_unfinished;
+pub use self::replace::replace;
 pub use self::seal::PendingDirectory;
 pub use self::seal::SEAL_FILE;
 pub use self::seal::SealedDirectory;
@@ -173,6 +177,45 @@ pub fn move_file(from: &Path, to: &Path) -> Result<(), DurableError> {
         .map_err(|error| DurableError::io("flush", from, error))?;
     std::fs::rename(from, to).map_err(|error| DurableError::io("rename to", to, error))?;
     sync_directory(parent(to))
+}
+
+/// Copies the file `from` to the new name `to` and flushes it. Where `link` is set and both lie on
+/// one file system, `to` is another name of the same file: for files that are never written again.
+///
+/// # Errors
+/// [`DurableError`]; what was written of `to` may be left.
+pub fn copy_file(from: &Path, to: &Path, link: bool) -> Result<(), DurableError> {
+    if link && std::fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    std::fs::copy(from, to).map_err(|error| DurableError::io("copy to", to, error))?;
+    File::open(to)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| DurableError::io("flush", to, error))
+}
+
+/// Copies the folder `from` to the new name `to`, file by file as [`copy_file`] does.
+///
+/// # Errors
+/// [`DurableError`]; what was written of `to` may be left.
+pub fn copy_directory(from: &Path, to: &Path, link: bool) -> Result<(), DurableError> {
+    for entry in walkdir::WalkDir::new(from) {
+        let entry = entry.map_err(|error| DurableError::io("list", from, error.into()))?;
+        let Ok(relative) = entry.path().strip_prefix(from) else { continue };
+        let copy = to.join(relative);
+        if entry.file_type().is_dir() {
+            std::fs::create_dir_all(&copy)
+                .map_err(|error| DurableError::io("create the directory", &copy, error))?;
+        } else {
+            copy_file(entry.path(), &copy, link)?;
+        }
+    }
+    for entry in walkdir::WalkDir::new(to).contents_first(true).into_iter().flatten() {
+        if entry.file_type().is_dir() {
+            sync_directory(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a directory with all it holds; from one moment to the next it is not there. A crash may

@@ -6,6 +6,7 @@
 //! unit is in the archive whole or not at all, and storing it again changes nothing. See
 //! `docs/archive.md` for the tables.
 
+mod check;
 mod corpus;
 mod digest;
 mod draft;
@@ -14,9 +15,12 @@ mod evaluation;
 mod file;
 mod lineage;
 mod listing;
+mod log;
 mod migrate;
 mod model;
 mod night;
+mod readable;
+mod repair;
 mod rollout;
 mod statistics;
 mod task;
@@ -35,6 +39,10 @@ use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
+pub use self::check::Affected;
+pub use self::check::Finding;
+pub use self::check::FindingKind;
+pub use self::check::verify_copy;
 pub use self::corpus::CorpusSummary;
 pub use self::corpus::Document;
 pub use self::corpus::DocumentContent;
@@ -63,6 +71,9 @@ pub use self::model::Promotion;
 pub use self::night::Night;
 pub use self::night::NightState;
 pub use self::night::Unit;
+pub use self::repair::Loss;
+pub use self::repair::Repair;
+pub use self::repair::repair;
 pub use self::rollout::StoredRollout;
 pub use self::statistics::TaskGroup;
 pub use self::statistics::TaskGrouping;
@@ -74,6 +85,7 @@ pub use self::train::TrainPhase;
 pub use self::train::TrainStep;
 
 use self::error::Failure;
+use self::log::Log;
 use crate::clock::Clock;
 
 /// The name of the file within a home.
@@ -101,6 +113,19 @@ impl ArchiveReader {
         Ok(Self { connection: file::open_reader(path)?, path: path.to_path_buf() })
     }
 
+    /// Opens a copy that nobody writes to, such as one in a backup; nothing is written beside it.
+    ///
+    /// # Errors
+    /// Those of [`ArchiveReader::open`].
+    pub fn open_copy(path: &Path) -> Result<Self, ArchiveError> {
+        let (connection, found) = file::open_copy(path)?;
+        if found != migrate::VERSION {
+            let (path, known) = (path.to_path_buf(), migrate::VERSION);
+            return Err(ArchiveError::Older { path, found, known });
+        }
+        Ok(Self { connection, path: path.to_path_buf() })
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -117,32 +142,17 @@ impl ArchiveReader {
         })
     }
 
-    /// Checks the structure of the whole file and every reference between tables.
-    ///
-    /// # Errors
-    /// [`ArchiveError::Damaged`] with the first thing found.
-    pub fn check(&self) -> Result<(), ArchiveError> {
-        file::check_pages(&self.connection, &self.path)?;
-        self.read(|tx| {
-            let mut statement = tx.prepare("PRAGMA foreign_key_check")?;
-            let broken: Option<(String, String)> =
-                statement.query_row([], |row| Ok((row.get(0)?, row.get(2)?))).optional()?;
-            match broken {
-                None => Ok(()),
-                Some((table, target)) => Err(Failure::Named(ArchiveError::Damaged {
-                    path: self.path.clone(),
-                    detail: format!("a row of {table} refers to a row that {target} lacks"),
-                })),
-            }
-        })
-    }
-
-    /// Writes a consistent copy of the archive to `copy`, also while it is written to.
+    /// Writes a consistent copy of the archive to `copy`, also while it is written to, and tells
+    /// `progress` the pages copied and all pages. The writer's log grows meanwhile.
     ///
     /// # Errors
     /// [`ArchiveError::Copy`] or [`ArchiveError::DiskFull`]; `copy` is then as it was.
-    pub fn copy_to(&self, copy: &Path) -> Result<(), ArchiveError> {
-        file::copy_to(&self.connection, &self.path, copy)
+    pub fn copy_to(
+        &self,
+        copy: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), ArchiveError> {
+        file::copy_to(&self.connection, &self.path, copy, progress)
     }
 
     /// Runs `work` on one consistent state of the file.
@@ -164,6 +174,7 @@ impl ArchiveReader {
 pub struct Archive {
     reader: ArchiveReader,
     clock: Arc<dyn Clock>,
+    log: Log,
 }
 
 impl std::fmt::Debug for Archive {
@@ -189,7 +200,8 @@ impl Archive {
     /// [`ArchiveError::Damaged`], with the file left as it was; [`ArchiveError::DiskFull`].
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, ArchiveError> {
         let connection = file::open_writer(path)?;
-        Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock })
+        let log = Log::of(path);
+        Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock, log })
     }
 
     /// Lets the file grow to about `bytes` and no further; a write beyond that fails like one on a
@@ -207,6 +219,25 @@ impl Archive {
             Ok(())
         };
         limit().map_err(|failure| failure.at(&self.path))
+    }
+
+    /// Makes sure that no other process has the archive at `path` open, and that all of it is in
+    /// the one file, so that it may be moved.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Busy`] when one has.
+    pub fn take_out_of_use(path: &Path) -> Result<(), ArchiveError> {
+        file::take_out_of_use(path)
+    }
+
+    /// Gives the space of removed rows back to the disk. Numbers of tasks stay as they are. Needs
+    /// twice the file's size free meanwhile. Returns the file's bytes before and after.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Busy`] when another process keeps reading; [`ArchiveError::DiskFull`] or
+    /// [`ArchiveError::Copy`] when there is too little room. The archive is then as it was.
+    pub fn vacuum(&self) -> Result<(u64, u64), ArchiveError> {
+        file::vacuum(&self.connection, &self.path)
     }
 
     /// Keeps a value that belongs to the home as a whole; replaces an earlier one.
@@ -242,7 +273,9 @@ impl Archive {
             tx.commit()?;
             Ok(result)
         };
-        run().map_err(|failure| failure.at(&self.path))
+        let result = run().map_err(|failure| failure.at(&self.path))?;
+        self.log.tend(&self.connection);
+        Ok(result)
     }
 
     /// Runs `work` and marks `unit` as done, as one transaction. Returns false, without running

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod allocator;
+mod archive;
 mod bench;
 mod corpus;
 mod demo;
@@ -95,6 +96,9 @@ enum Command {
     /// Look at what training did
     #[command(subcommand)]
     Train(train::TrainCommand),
+    /// Check the archive, back it up, restore it
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
     /// What there is, how the last night went, what to do next
     Status(status::StatusArgs),
     /// Measure a model, with or without an adapter, on a file of questions
@@ -142,6 +146,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
         Command::Train(command) => train::run(global, &command),
+        Command::Archive(command) => archive::run(global, &command),
         Command::Status(args) => status::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
         Command::Bench(command) => bench::run(global, &command),

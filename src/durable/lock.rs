@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::DurableError;
+use super::replace;
 
 /// Name of the file that a process holds a lock on while it owns a home.
 const LOCK_FILE: &str = "nightschool.lock";
@@ -20,7 +21,8 @@ pub struct HomeLock {
 }
 
 impl HomeLock {
-    /// Takes the lock of `home`, without waiting. The directory is made if needed.
+    /// Takes the lock of `home`, without waiting. The directory is made if needed. What a
+    /// [`super::replace`] in it left undone is done first.
     ///
     /// # Errors
     /// [`DurableError::Busy`] when another process (or another lock of this one) has it.
@@ -49,7 +51,11 @@ impl HomeLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(failed)?;
-        Ok(Self { file })
+        let lock = Self { file };
+        if replace::finish_replacement(home)? {
+            tracing::info!("finished what was cut off while files were put in place");
+        }
+        Ok(lock)
     }
 }
 

@@ -4,7 +4,9 @@
 //! the archive, its random draws depend only on the seed and its name, and its id is the same
 //! after a restart. So a night that is cut off anywhere goes on where it was, to the same end.
 
+pub mod backup;
 pub mod evaluate;
+pub mod health;
 pub mod home;
 pub mod ingest;
 pub mod metrics;
