@@ -39,6 +39,8 @@ pub mod verifier;
 
 pub mod archive;
 
+pub mod export;
+
 pub mod curriculum;
 
 pub mod solver;

@@ -88,7 +88,7 @@ impl ArchiveReader {
     /// # Errors
     /// [`ArchiveError::Damaged`].
     pub fn check(&self) -> Result<(), ArchiveError> {
-        match self.findings(&mut |_| ())?.into_iter().next() {
+        match self.findings()?.into_iter().next() {
             None => Ok(()),
             Some(finding) => Err(ArchiveError::Damaged {
                 path: self.path.clone(),
@@ -99,11 +99,20 @@ impl ArchiveReader {
 
     /// Checks the structure of every page and index (`PRAGMA integrity_check`), every reference
     /// between tables, and what `docs/archive.md` promises: everything that is not as it should
-    /// be. `step` is told the name of each of the [`ArchiveReader::CHECKS`] steps as it ends.
+    /// be.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read at all.
-    pub fn findings(&self, step: &mut dyn FnMut(&str)) -> Result<Vec<Finding>, ArchiveError> {
+    pub fn findings(&self) -> Result<Vec<Finding>, ArchiveError> {
+        self.findings_with(&mut |_| ())
+    }
+
+    /// As [`ArchiveReader::findings`]; `step` is told the name of each of the
+    /// [`ArchiveReader::CHECKS`] steps as it ends.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn findings_with(&self, step: &mut dyn FnMut(&str)) -> Result<Vec<Finding>, ArchiveError> {
         let failed = |error: rusqlite::Error| Failure::from(error).at(&self.path);
         let mut findings = damage::find(&self.connection).map_err(failed)?;
         step("pages");
@@ -122,7 +131,7 @@ impl ArchiveReader {
         for invariant in invariants::ALL {
             take(invariant.check(&self.connection), invariant.name()).map_err(failed)?;
         }
-        take(invariants::rollouts(&self.connection), "rollouts").map_err(failed)?;
+        take(invariants::blobs(&self.connection), "tokens").map_err(failed)?;
         take(invariants::live(&self.connection), "live model").map_err(failed)?;
         Ok(findings)
     }

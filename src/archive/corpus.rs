@@ -96,8 +96,10 @@ pub struct CorpusSummary {
     pub passages_retired: u64,
     /// Passages that came back.
     pub passages_restored: u64,
-    /// Tasks set aside because a passage of their evidence went away.
+    /// Tasks set aside because a document of their evidence went away.
     pub tasks_retired: u64,
+    /// Tasks set aside, to be verified again, because a passage of their evidence changed.
+    pub tasks_stale: u64,
     /// Tasks that play again because their evidence came back.
     pub tasks_restored: u64,
 }
@@ -240,6 +242,11 @@ fn put_file(
     .execute(params![file.path, file.content_hash, state, file.skipped])?;
     detach_file(tx, &file.path)?;
     for document in &file.documents {
+        // What a person took out stays out, whatever its file says.
+        let removed = "SELECT 1 FROM removal WHERE document_id = ?1";
+        if tx.prepare_cached(removed)?.exists([&document.id])? {
+            continue;
+        }
         put_document(tx, document, now, summary)?;
         tx.prepare_cached(
             "INSERT INTO source_document (path, document_id, retired) VALUES (?1, ?2, 0)
@@ -296,6 +303,9 @@ fn put_passage(
         )?
         .execute(params![passage.id, passage.title, passage.text])?;
     summary.passages_added += added as u64;
+    // One whose words were taken out with another document has them again.
+    tx.prepare_cached("UPDATE passage SET title = ?2, text = ?3 WHERE id = ?1 AND text = ''")?
+        .execute(params![passage.id, passage.title, passage.text])?;
     let same = "SELECT 1 FROM passage WHERE id = ?1 AND title = ?2 AND text = ?3";
     if added == 0
         && !tx.prepare_cached(same)?.exists(params![passage.id, passage.title, passage.text])?
@@ -336,30 +346,39 @@ fn settle(tx: &Transaction<'_>, table: &str, retired: u8, condition: &str) -> Re
     Ok(tx.execute(&sql, [])? as u64)
 }
 
-/// Sets tasks aside whose evidence cannot be found by search any more, and takes them up again
-/// when it can.
+/// Sets tasks aside whose evidence cannot be found by search any more: those of which a document
+/// went away are retired, those of which one only changed are stale. They come back with their
+/// evidence.
 fn settle_tasks(tx: &Transaction<'_>, summary: &mut CorpusSummary) -> Result<(), Failure> {
-    let gone = "EXISTS (SELECT 1 FROM task_evidence e JOIN passage p ON p.id = e.passage_id
-                        WHERE e.task_id = task.id AND p.retired = 1)";
-    summary.tasks_retired = tx.execute(
-        &format!(
-            "UPDATE task SET state = 'retired', state_reason = 'evidence'
-             WHERE state = 'active' AND {gone}"
+    const GONE: &str = "EXISTS (
+        SELECT 1 FROM task_evidence e JOIN passage p ON p.id = e.passage_id
+        WHERE e.task_id = task.id AND p.retired = 1)";
+    const WITHOUT_DOCUMENT: &str = "EXISTS (
+        SELECT 1 FROM task_evidence e JOIN passage p ON p.id = e.passage_id
+        WHERE e.task_id = task.id AND p.retired = 1 AND NOT EXISTS (
+            SELECT 1 FROM document_passage dp JOIN document d ON d.id = dp.document_id
+            WHERE dp.passage_id = p.id AND d.retired = 0))";
+    let set = |state: &str, condition: String| -> Result<u64, Failure> {
+        let reason = if state == "active" { "NULL" } else { "'evidence'" };
+        let sql =
+            format!("UPDATE task SET state = '{state}', state_reason = {reason} WHERE {condition}");
+        Ok(tx.execute(&sql, [])? as u64)
+    };
+    summary.tasks_retired =
+        set("retired", format!("state IN ('active', 'stale') AND {WITHOUT_DOCUMENT}"))?;
+    summary.tasks_stale = set(
+        "stale",
+        format!(
+            "(state = 'active' OR (state = 'retired' AND state_reason = 'evidence'))
+             AND {GONE} AND NOT {WITHOUT_DOCUMENT}"
         ),
-        [],
-    )? as u64;
-    summary.tasks_restored = tx.execute(
-        &format!(
-            "UPDATE task SET state = 'active', state_reason = NULL
-             WHERE state_reason = 'evidence' AND NOT {gone}"
-        ),
-        [],
-    )? as u64;
+    )?;
+    summary.tasks_restored = set("active", format!("state_reason = 'evidence' AND NOT {GONE}"))?;
     Ok(())
 }
 
 /// Notes which passages stand where now: the version of the corpus that drafts are made from.
-fn note_version(tx: &Transaction<'_>, now: &str) -> Result<(), Failure> {
+pub(super) fn note_version(tx: &Transaction<'_>, now: &str) -> Result<(), Failure> {
     let mut hasher = Hasher::new();
     let (mut documents, mut passages, mut last) = (0_u64, 0_u64, String::new());
     let mut statement = tx.prepare(

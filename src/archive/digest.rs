@@ -2,9 +2,10 @@
 //!
 //! Two runs with the same seed, one of them killed and continued, must come to the same digest.
 //! What is hashed follows from the schema, so that a new table or column is never forgotten:
-//! every table, its rows in the order of the primary key, every column but clock times (`…_at`,
-//! `…_seconds`), computed ones and [`LEFT_OUT`]; an index of words is no table. JSON columns (`…_json`) are hashed without the order of their
-//! members and without members that tell time; blobs by what they unpack to.
+//! every table, its rows in the order of the primary key, every column but clock times
+//! (`…_at`, `…_seconds`), computed ones and [`LEFT_OUT`]; an index of words is no table. JSON
+//! columns (`…_json`) are hashed without the order of their members and without members that tell
+//! time; blobs by what they unpack to.
 
 use std::collections::BTreeMap;
 

@@ -124,6 +124,12 @@ pub enum ArchiveError {
         /// What does not fit.
         what: String,
     },
+    /// A query of a person's own was refused, or failed.
+    #[error("the query was refused: {why}")]
+    Query {
+        /// The reason, and what to do.
+        why: String,
+    },
     /// A copy of the file could not be made or put in place.
     #[error(transparent)]
     Copy(#[from] DurableError),

@@ -26,6 +26,10 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// How long a statement waits for another process's lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Pages in the write-ahead log after which they are put into the file: 32 MB. Pages that change
+/// often are put there once for many transactions.
+const CHECKPOINT_PAGES: i64 = 8 << 10;
+
 /// Memory for pages of the file, in KiB.
 const CACHE_KIB: i64 = 64 << 10;
 
@@ -63,6 +67,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     connection.pragma_update(None, "journal_mode", "wal").map_err(at)?;
     connection.pragma_update(None, "synchronous", "full").map_err(at)?;
     connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT).map_err(at)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(at)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(at)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     bring_up_to_date(&mut connection, path, header)?;
@@ -301,9 +306,9 @@ fn copy_pages(
 }
 
 /// Rewrites the file without its free pages. Returns its bytes before and after.
-pub(super) fn vacuum(connection: &Connection, path: &Path) -> Result<(u64, u64), ArchiveError> {
+pub(super) fn vacuum(connection: &Connection, path: &Path) -> Result<[u64; 2], ArchiveError> {
     let directory = directory_of(path);
-    let run = || -> Result<(u64, u64), Failure> {
+    let run = || -> Result<[u64; 2], Failure> {
         truncate_log(connection)?;
         let before = size(path);
         // A copy beside the file, and the log that carries it over.
@@ -316,7 +321,7 @@ pub(super) fn vacuum(connection: &Connection, path: &Path) -> Result<(u64, u64),
         connection.pragma_update(None, "temp_store_directory", "")?;
         done?;
         truncate_log(connection)?;
-        Ok((before, size(path)))
+        Ok([before, size(path)])
     };
     run().map_err(|failure| failure.at(path))
 }

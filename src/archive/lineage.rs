@@ -116,7 +116,7 @@ fn resolve(tx: &Transaction<'_>, prefix: &str) -> Result<String, Failure> {
     }
 }
 
-fn ids(tx: &Transaction<'_>, sql: &str, id: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn ids(tx: &Transaction<'_>, sql: &str, id: &str) -> Result<Vec<String>, Failure> {
     let mut statement = tx.prepare(sql)?;
     Ok(statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
@@ -129,6 +129,20 @@ pub(super) fn document_of(tx: &Transaction<'_>, passage: &str) -> Result<Option<
          ORDER BY dp.retired OR d.retired, d.split = 'train', d.id LIMIT 1",
     )?;
     Ok(statement.query_row([passage], |row| row.get(0)).optional()?)
+}
+
+/// The corpus that a draft was made from, with its documents and passages; none where that was not
+/// noted.
+pub(super) fn corpus_version_of(
+    tx: &Transaction<'_>,
+    draft: &str,
+) -> Result<Option<(String, i64, i64)>, Failure> {
+    let mut statement = tx.prepare_cached(
+        "SELECT c.id, c.documents, c.passages FROM draft d
+         JOIN corpus_version c ON c.id = d.corpus_version WHERE d.id = ?1",
+    )?;
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    Ok(statement.query_row([draft], read).optional()?)
 }
 
 fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDetail, Failure> {
@@ -153,7 +167,7 @@ fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDetail, Failu
     Ok(PassageDetail { passage, retired, sources })
 }
 
-fn draft(tx: &Transaction<'_>, id: &str) -> Result<Draft, Failure> {
+pub(super) fn draft(tx: &Transaction<'_>, id: &str) -> Result<Draft, Failure> {
     let (seed_id, mut draft) = tx.query_row(
         "SELECT d.seed_id, d.id, d.origin, s.answer, s.kind, d.question, d.transcript,
                 d.model_version
@@ -176,7 +190,7 @@ fn draft(tx: &Transaction<'_>, id: &str) -> Result<Draft, Failure> {
     Ok(draft)
 }
 
-fn verdicts(tx: &Transaction<'_>, id: &str) -> Result<Vec<Verdict>, Failure> {
+pub(super) fn verdicts(tx: &Transaction<'_>, id: &str) -> Result<Vec<Verdict>, Failure> {
     let mut statement = tx.prepare(
         "SELECT name, rejection, required, evidence_json FROM verdict
          WHERE draft_id = ?1 ORDER BY ordinal",

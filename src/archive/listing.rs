@@ -7,12 +7,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use rusqlite::Row;
 use rusqlite::Transaction;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value;
 use serde::Serialize;
 
 use super::ArchiveReader;
+use super::compare::TRAINED_ON;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::task;
@@ -163,17 +165,17 @@ impl Conditions {
     }
 }
 
-/// Tasks that a version, or one that it came from, was trained on. A step is noted with the version
-/// that it started from, and in the night of the version that it led to.
-const TRAINED_INTO: &str = "t.id IN (
-    WITH RECURSIVE line (id, parent, night) AS (
-        SELECT id, parent, night FROM model_version WHERE id = ?
-        UNION
-        SELECT m.id, m.parent, m.night FROM model_version m JOIN line ON m.id = line.parent)
-    SELECT i.task_id FROM line
-    JOIN train_step s ON s.night = line.night AND s.model_version = line.parent
-    JOIN train_item i ON i.night = s.night AND i.phase = s.phase AND i.adapter = s.adapter
-        AND i.step = s.step)";
+/// More than a difficulty is off by rounding.
+const ROUNDING: f64 = 1e-9;
+
+/// How a list is made.
+struct Plan {
+    /// The table to begin with, if any.
+    first: &'static str,
+    order: &'static str,
+    /// Whether words are looked for task by task.
+    by_walking: bool,
+}
 
 impl TaskFilter {
     fn conditions(&self, tx: &Transaction<'_>) -> Result<Conditions, Failure> {
@@ -185,13 +187,16 @@ impl TaskFilter {
         conditions.add_some("t.state = ?", self.state.map(|it| name(it.as_str())));
         conditions.add_some("t.kind = ?", self.kind.map(|it| name(it.as_str())));
         conditions.add_some("t.hops = ?", self.hops);
-        conditions.add_some("t.band = ?", self.band.map(|it| name(it.as_str())));
+        if let Some(band) = self.band {
+            self.add_band(&mut conditions, band);
+        }
         conditions.add_some("t.document_id = ?", self.document.clone());
         let topic = "t.document_id IN (SELECT id FROM document WHERE title = ?)";
         conditions.add_some(topic, self.topic.clone());
         conditions.add_some("t.proposed_by = ?", self.proposed_by.clone());
         conditions.add_some("t.played_by = ?", self.played_by.clone());
-        conditions.add_some(TRAINED_INTO, self.trained_into.clone());
+        let trained = format!("t.id IN ({TRAINED_ON})");
+        conditions.add_some(&trained, self.trained_into.clone());
         if let Some(since) = self.since {
             conditions.add("t.number >= ?", first_since(tx, since)?);
         }
@@ -210,20 +215,32 @@ impl TaskFilter {
         Ok(conditions)
     }
 
-    /// The table to begin with, if any, and the order; adds the condition on words. None where no
-    /// task can have them.
+    fn add_band(&self, conditions: &mut Conditions, band: Band) {
+        if self.order != TaskOrder::Hardest {
+            return conditions.add("t.band = ?", band.as_str().to_string());
+        }
+        // A stretch of the index of difficulty. The plus keeps that of bands out: it has another
+        // order.
+        let (low, high) = band.difficulty();
+        conditions.add("t.difficulty >= ?", low - ROUNDING);
+        conditions.add("t.difficulty <= ?", high + ROUNDING);
+        conditions.add("+t.band = ?", band.as_str().to_string());
+    }
+
+    /// How the list is made; adds the condition on words. None where no task can have them.
     fn plan(
         &self,
         tx: &Transaction<'_>,
         conditions: &mut Conditions,
-    ) -> Result<Option<(&'static str, &'static str)>, Failure> {
+    ) -> Result<Option<Plan>, Failure> {
         let order = match self.order {
             TaskOrder::Id => "t.id",
             TaskOrder::Newest => "t.number DESC",
             TaskOrder::Oldest => "t.number",
             TaskOrder::Hardest => "t.difficulty DESC, t.number DESC",
         };
-        let Some(text) = &self.text else { return Ok(Some(("", order))) };
+        let plan = Plan { first: "", order, by_walking: false };
+        let Some(text) = &self.text else { return Ok(Some(plan)) };
         let by_number = match self.order {
             TaskOrder::Newest => Some("task_words.rowid DESC"),
             TaskOrder::Oldest => Some("task_words.rowid"),
@@ -234,7 +251,7 @@ impl TaskFilter {
             (Query::Rare(query), _) => {
                 let found = "SELECT rowid FROM task_words WHERE task_words MATCH ?";
                 conditions.add(&format!("t.number IN ({found})"), query);
-                Some(("", order))
+                Some(plan)
             }
             // The index of words goes by number, too.
             (Query::Common(query), Some(order)) => {
@@ -243,13 +260,10 @@ impl TaskFilter {
                     let sign = if self.order == TaskOrder::Newest { '<' } else { '>' };
                     conditions.add(&format!("task_words.rowid {sign} ?"), after.number);
                 }
-                Some(("task_words CROSS JOIN", order))
+                Some(Plan { first: "task_words CROSS JOIN", order, ..plan })
             }
-            (Query::Common(query), None) => {
-                let has = "SELECT 1 FROM task_words WHERE task_words MATCH ? AND rowid = t.number";
-                conditions.add(&format!("EXISTS ({has})"), query);
-                Some(("", order))
-            }
+            // Most of the tasks that are gone through have them.
+            (Query::Common(_), None) => Some(Plan { by_walking: true, ..plan }),
         })
     }
 }
@@ -272,6 +286,10 @@ fn first_since(tx: &Transaction<'_>, since: Timestamp) -> Result<i64, Failure> {
     Ok(i64::MAX)
 }
 
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    row.get(column)
+}
+
 impl ArchiveReader {
     /// The tasks that `filter` lets through.
     ///
@@ -288,20 +306,33 @@ impl ArchiveReader {
     pub fn task_page(&self, filter: &TaskFilter) -> Result<Page, ArchiveError> {
         self.read(|tx| {
             let mut conditions = filter.conditions(tx)?;
-            let Some((first, order)) = filter.plan(tx, &mut conditions)? else {
+            let Some(Plan { first, order, by_walking }) = filter.plan(tx, &mut conditions)? else {
                 return Ok(Page { tasks: Vec::new(), next: None });
             };
             // One more than wanted says whether there are more.
-            let limit = filter.limit.map_or(-1, |limit| i64::from(limit) + 1);
-            conditions.arguments.push(limit.into());
-            let rest = format!("{} ORDER BY {order} LIMIT ?", conditions.sql());
-            let mut statement = tx.prepare_cached(&task::select(first, &rest))?;
-            let rows = statement.query_map(params_from_iter(&conditions.arguments), |row| {
-                let cursor = Cursor { number: row.get(16)?, difficulty: row.get(17)? };
-                Ok((task::task_of(tx, row)?, cursor))
-            })?;
-            let mut all: Vec<(StoredTask, Cursor)> = rows.collect::<Result<_, _>>()?;
             let wanted = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+            let mut rest = format!("{} ORDER BY {order}", conditions.sql());
+            if !by_walking {
+                rest += " LIMIT ?";
+                conditions
+                    .arguments
+                    .push(i64::try_from(wanted.saturating_add(1)).unwrap_or(-1).into());
+            }
+            let mut statement = tx.prepare_cached(&task::select(first, &rest))?;
+            let mut rows = statement.query(params_from_iter(&conditions.arguments))?;
+            let words = filter.text.as_deref().map(words::folded).unwrap_or_default();
+            let mut all: Vec<(StoredTask, Cursor)> = Vec::new();
+            while all.len() <= wanted
+                && let Some(row) = rows.next()?
+            {
+                if by_walking
+                    && !words::has_all(&format!("{} {}", text(row, 2)?, text(row, 3)?), &words)
+                {
+                    continue;
+                }
+                let cursor = Cursor { number: row.get(16)?, difficulty: row.get(17)? };
+                all.push((task::task_of(tx, row)?, cursor));
+            }
             let more = all.len() > wanted;
             all.truncate(wanted);
             let next = all.last().map(|(_, cursor)| *cursor).filter(|_| more);

@@ -6,10 +6,12 @@ use rusqlite::params;
 use rusqlite_migration::HookResult;
 use rusqlite_migration::M;
 use rusqlite_migration::Migrations;
-use serde_json::json;
 
 use super::draft::question_hash;
+use super::rollout::PackedSteps;
+use super::rollout::put_prompt;
 use super::value;
+use crate::rollout::Step;
 
 /// How many migrations there are: the schema version this program reads and writes.
 pub(super) const VERSION: u32 = 4;
@@ -46,9 +48,10 @@ fn to_version_4(tx: &Transaction<'_>) -> HookResult {
     )?;
     let mut copy = tx.prepare(
         "INSERT INTO new_rollout (task_id, night, round, ordinal, model_version, answer, stop,
-             queries_json, retrieved_json, steps_json, tokens, logprobs, exact_match, f1, reward)
+             queries_json, retrieved_json, prompt_id, steps_json, tokens, logprobs, exact_match,
+             f1, reward)
          SELECT r.task_id, r.night, r.round, r.ordinal, r.model_version, r.answer, r.stop,
-             r.queries_json, r.retrieved_json, ?2, ?3, ?4, s.exact_match, s.f1, s.reward
+             r.queries_json, r.retrieved_json, ?2, ?3, ?4, ?5, s.exact_match, s.f1, s.reward
          FROM rollout r JOIN score s ON s.rollout_id = r.id WHERE r.id = ?1",
     )?;
     let mut steps = tx.prepare(
@@ -57,20 +60,14 @@ fn to_version_4(tx: &Transaction<'_>) -> HookResult {
     let mut rows = rollouts.query([])?;
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
-        let (mut owners, mut tokens, mut logprobs) = (Vec::new(), Vec::new(), Vec::new());
-        let mut old = steps.query([&id])?;
-        while let Some(step) = old.next()? {
-            let of_step = value::tokens(step, 1)?;
-            owners.push(json!([step.get::<_, String>(0)?, of_step.len()]));
-            tokens.extend(of_step);
-            logprobs.extend(value::logprobs(step, 2)?);
-        }
-        copy.execute(params![
-            id,
-            serde_json::Value::from(owners).to_string(),
-            value::pack_tokens(&tokens),
-            value::pack_logprobs(&logprobs),
-        ])?;
+        let old = steps.query_map([&id], |step| {
+            let (owner, tokens) = (value::named(step, 0)?, value::tokens(step, 1)?);
+            Ok(Step { owner, tokens, logprobs: value::logprobs(step, 2)? })
+        })?;
+        let old: Vec<Step> = old.collect::<Result<_, _>>()?;
+        let packed = PackedSteps::new(&old);
+        let prompt = packed.prompt.map(|tokens| put_prompt(tx, tokens)).transpose()?;
+        copy.execute(params![id, prompt, packed.owners, packed.tokens, packed.logprobs])?;
     }
     tx.execute_batch(
         "DROP TABLE step;

@@ -6,26 +6,35 @@
 //! unit is in the archive whole or not at all, and storing it again changes nothing. See
 //! `docs/archive.md` for the tables.
 
+pub mod bench;
 mod check;
+mod compare;
 mod corpus;
+mod curation;
 mod digest;
 mod draft;
 mod error;
 mod evaluation;
+mod export;
 mod file;
+mod forget;
+mod import;
 mod lineage;
 mod listing;
 mod log;
 mod migrate;
 mod model;
 mod night;
+mod query;
 mod readable;
 mod repair;
 mod rollout;
 mod statistics;
 mod task;
+mod trace;
 mod train;
 mod value;
+mod verification;
 mod words;
 
 use std::ops::Deref;
@@ -43,12 +52,20 @@ pub use self::check::Affected;
 pub use self::check::Finding;
 pub use self::check::FindingKind;
 pub use self::check::verify_copy;
+pub use self::compare::ModelDetail;
+pub use self::compare::ModelDifference;
+pub use self::compare::NightDifference;
+pub use self::compare::NightSummary;
+pub use self::compare::PlayDifference;
+pub use self::compare::PlayedTwice;
 pub use self::corpus::CorpusSummary;
 pub use self::corpus::Document;
 pub use self::corpus::DocumentContent;
 pub use self::corpus::FileState;
 pub use self::corpus::SourceFile;
 pub use self::corpus::SourceFileContent;
+pub use self::curation::Curation;
+pub use self::curation::Decision;
 pub use self::draft::GateCounts;
 pub use self::draft::GatedDraft;
 pub use self::error::ArchiveError;
@@ -58,6 +75,13 @@ pub use self::evaluation::EvaluationName;
 pub use self::evaluation::Suite;
 pub use self::evaluation::SuiteItem;
 pub use self::evaluation::SuiteOrigin;
+pub use self::export::Attempt;
+pub use self::export::PlacedPassage;
+pub use self::export::TaskRecord;
+pub use self::forget::Removal;
+pub use self::import::DocumentStanding;
+pub use self::import::IMPORTED;
+pub use self::import::ImportedDraft;
 pub use self::lineage::PassageDetail;
 pub use self::lineage::TaskDetail;
 pub use self::listing::Cursor;
@@ -71,6 +95,9 @@ pub use self::model::Promotion;
 pub use self::night::Night;
 pub use self::night::NightState;
 pub use self::night::Unit;
+pub use self::query::QueryLimits;
+pub use self::query::QueryResult;
+pub use self::query::SchemaObject;
 pub use self::repair::Loss;
 pub use self::repair::Repair;
 pub use self::repair::repair;
@@ -80,9 +107,13 @@ pub use self::statistics::TaskGrouping;
 pub use self::task::Band;
 pub use self::task::StoredTask;
 pub use self::task::TaskState;
+pub use self::trace::Trace;
+pub use self::trace::TraceKind;
+pub use self::trace::TraceNode;
 pub use self::train::TrainItem;
 pub use self::train::TrainPhase;
 pub use self::train::TrainStep;
+pub use self::verification::Verified;
 
 use self::error::Failure;
 use self::log::Log;
@@ -142,12 +173,20 @@ impl ArchiveReader {
         })
     }
 
-    /// Writes a consistent copy of the archive to `copy`, also while it is written to, and tells
-    /// `progress` the pages copied and all pages. The writer's log grows meanwhile.
+    /// Writes a consistent copy of the archive to `copy`, also while it is written to: the
+    /// writer's log grows meanwhile.
     ///
     /// # Errors
     /// [`ArchiveError::Copy`] or [`ArchiveError::DiskFull`]; `copy` is then as it was.
-    pub fn copy_to(
+    pub fn copy_to(&self, copy: &Path) -> Result<(), ArchiveError> {
+        self.copy_to_with(copy, &mut |_, _| ())
+    }
+
+    /// As [`ArchiveReader::copy_to`], and tells `progress` the pages copied and all pages.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_to_with(
         &self,
         copy: &Path,
         progress: &mut dyn FnMut(u64, u64),
@@ -236,7 +275,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Busy`] when another process keeps reading; [`ArchiveError::DiskFull`] or
     /// [`ArchiveError::Copy`] when there is too little room. The archive is then as it was.
-    pub fn vacuum(&self) -> Result<(u64, u64), ArchiveError> {
+    pub fn vacuum(&self) -> Result<[u64; 2], ArchiveError> {
         file::vacuum(&self.connection, &self.path)
     }
 

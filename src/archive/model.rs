@@ -247,8 +247,26 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::NotFound`] when there is no such version, [`ArchiveError::Inconsistent`]
     /// when its weights were removed.
-    pub fn set_live_model(&self, id: &str) -> Result<(), ArchiveError> {
-        self.write(|tx| set_live(tx, id))
+    pub fn set_live_model(&self, id: &str, reason: &str) -> Result<(), ArchiveError> {
+        let now = self.now();
+        self.write(|tx| set_live(tx, id, reason, &now))
+    }
+
+    /// Makes the version live that was so before the present one; returns its id. Doing so again
+    /// goes one further back.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Inconsistent`] when there is none, or its weights were removed.
+    pub fn roll_back(&self, reason: &str) -> Result<String, ArchiveError> {
+        let now = self.now();
+        self.write(|tx| {
+            let history = live_history(tx)?;
+            let [.., before, _] = history.as_slice() else {
+                return Err(Failure::inconsistent("to go back behind the first live version"));
+            };
+            set_live(tx, before, reason, &now)?;
+            Ok(before.clone())
+        })
     }
 
     /// Stores a night's decision and, if the candidate was promoted, makes it live, as one
@@ -293,12 +311,31 @@ impl Archive {
                     now,
                 ],
             )?;
-            if promotion.promoted { set_live(tx, &promotion.candidate) } else { Ok(()) }
+            let reason = format!("promoted in night {}", promotion.night);
+            match promotion.promoted {
+                true => set_live(tx, &promotion.candidate, &reason, &now),
+                false => Ok(()),
+            }
         })
     }
 }
 
-fn set_live(tx: &Transaction<'_>, id: &str) -> Result<(), Failure> {
+/// The versions that were live, without those that were taken back; the last one is live.
+fn live_history(tx: &Transaction<'_>) -> Result<Vec<String>, Failure> {
+    let mut statement = tx.prepare("SELECT model_version FROM live_change ORDER BY number")?;
+    let mut history: Vec<String> = Vec::new();
+    for id in statement.query_map([], |row| row.get(0))? {
+        let id: String = id?;
+        // Going back to a version takes back what came after it.
+        match history.iter().position(|earlier| *earlier == id) {
+            Some(at) => history.truncate(at + 1),
+            None => history.push(id),
+        }
+    }
+    Ok(history)
+}
+
+fn set_live(tx: &Transaction<'_>, id: &str, reason: &str, now: &str) -> Result<(), Failure> {
     if find(tx, id)?.is_none() {
         return Err(Failure::not_found("model version", id));
     }
@@ -307,10 +344,18 @@ fn set_live(tx: &Transaction<'_>, id: &str) -> Result<(), Failure> {
         let what = format!("to make {id} live, whose weights were removed");
         return Err(Failure::inconsistent(what));
     }
+    let live = "SELECT 1 FROM live_model WHERE model_version = ?1";
+    if tx.prepare(live)?.exists([id])? {
+        return Ok(());
+    }
     tx.execute(
         "INSERT INTO live_model (one, model_version) VALUES (1, ?1)
          ON CONFLICT (one) DO UPDATE SET model_version = excluded.model_version",
         [id],
+    )?;
+    tx.execute(
+        "INSERT INTO live_change (model_version, reason, changed_at) VALUES (?1, ?2, ?3)",
+        params![id, reason, now],
     )?;
     Ok(())
 }

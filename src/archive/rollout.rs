@@ -7,6 +7,7 @@ use rusqlite::Row;
 use rusqlite::Transaction;
 use rusqlite::params;
 use rusqlite::types::Type;
+use rusqlite::types::ValueRef;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::json;
@@ -42,8 +43,9 @@ pub struct StoredRollout {
 
 const ROLLOUT: &str = "SELECT r.night, r.round, r.task_id, r.ordinal, r.model_version, r.answer,
     r.stop, r.queries_json, r.retrieved_json, r.steps_json, r.tokens, r.logprobs, r.exact_match,
-    r.f1, r.reward, s.settings_json
-    FROM rollout r LEFT JOIN sampling s ON s.id = r.sampling_id";
+    r.f1, r.reward, s.settings_json, p.tokens
+    FROM rollout r LEFT JOIN sampling s ON s.id = r.sampling_id
+    LEFT JOIN prompt p ON p.id = r.prompt_id";
 
 fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
     let rollout = Rollout {
@@ -61,8 +63,15 @@ fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
     Ok(StoredRollout { night, round, rollout, score, sampling })
 }
 
-/// The runs of tokens, cut from those of all of them.
+/// The prompt, and the runs of tokens behind it, cut from those of all of them.
 fn steps_of(row: &Row<'_>) -> rusqlite::Result<Vec<Step>> {
+    let prompt = match row.get_ref(16)? {
+        ValueRef::Null => None,
+        _ => {
+            let (owner, tokens) = (Owner::Tool, value::tokens(row, 16)?);
+            Some(Step { owner, tokens, logprobs: Vec::new() })
+        }
+    };
     let owners: Vec<(Owner, usize)> = value::json(row, 9)?;
     let (mut tokens, mut logprobs) = (value::tokens(row, 10)?, value::logprobs(row, 11)?);
     let of_model = |owner: Owner, n: usize| if owner == Owner::Model { n } else { 0 };
@@ -84,7 +93,50 @@ fn steps_of(row: &Row<'_>) -> rusqlite::Result<Vec<Step>> {
         tokens: tokens.drain(..n).collect(),
         logprobs: logprobs.drain(..of_model(owner, n)).collect(),
     };
-    Ok(owners.into_iter().map(step).collect())
+    Ok(prompt.into_iter().chain(owners.into_iter().map(step)).collect())
+}
+
+/// The steps of a rollout as columns.
+pub(super) struct PackedSteps<'a> {
+    /// The first step's tokens, if the model did not write them.
+    pub(super) prompt: Option<&'a [u32]>,
+    /// Owner and number of tokens of each further step, as JSON.
+    pub(super) owners: String,
+    /// Their tokens.
+    pub(super) tokens: Vec<u8>,
+    /// The log-probabilities of those that the model wrote.
+    pub(super) logprobs: Vec<u8>,
+}
+
+impl<'a> PackedSteps<'a> {
+    pub(super) fn new(steps: &'a [Step]) -> Self {
+        let (prompt, rest) = match steps.split_first() {
+            Some((first, rest)) if first.owner == Owner::Tool => (Some(first), rest),
+            _ => (None, steps),
+        };
+        let owners: Vec<Value> =
+            rest.iter().map(|step| json!([step.owner, step.tokens.len()])).collect();
+        let tokens: Vec<u32> = rest.iter().flat_map(|step| step.tokens.iter().copied()).collect();
+        let logprobs: Vec<f32> =
+            rest.iter().flat_map(|step| step.logprobs.iter().copied()).collect();
+        Self {
+            prompt: prompt.map(|step| step.tokens.as_slice()),
+            owners: Value::from(owners).to_string(),
+            tokens: value::pack_tokens(&tokens),
+            logprobs: value::pack_logprobs(&logprobs),
+        }
+    }
+}
+
+/// Stores a prompt unless it is there; returns its id.
+pub(super) fn put_prompt(tx: &Transaction<'_>, tokens: &[u32]) -> rusqlite::Result<String> {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+    let id = blake3::hash(&bytes).to_hex()[..32].to_string();
+    if !tx.prepare_cached("SELECT 1 FROM prompt WHERE id = ?1")?.exists([&id])? {
+        tx.prepare_cached("INSERT INTO prompt (id, tokens) VALUES (?1, ?2)")?
+            .execute(params![id, value::pack_tokens(tokens)])?;
+    }
+    Ok(id)
 }
 
 /// The rollouts that `condition` selects, by night, round, task and place in the group.
@@ -166,7 +218,6 @@ fn put_rollout(
     rollout: &Rollout,
     score: &Score,
 ) -> Result<(), Failure> {
-    let (mut owners, mut tokens, mut logprobs) = (Vec::new(), Vec::new(), Vec::new());
     for (ordinal, step) in rollout.steps.iter().enumerate() {
         let expected = if step.owner == Owner::Model { step.tokens.len() } else { 0 };
         if step.logprobs.len() != expected {
@@ -178,15 +229,14 @@ fn put_rollout(
                 step.logprobs.len()
             )));
         }
-        owners.push(json!([step.owner, step.tokens.len()]));
-        tokens.extend_from_slice(&step.tokens);
-        logprobs.extend_from_slice(&step.logprobs);
     }
+    let packed = PackedSteps::new(&rollout.steps);
+    let prompt_id = packed.prompt.map(|tokens| put_prompt(tx, tokens)).transpose()?;
     tx.prepare_cached(
-        "INSERT INTO rollout (task_id, night, round, ordinal, model_version, sampling_id, answer,
-             stop, queries_json, retrieved_json, steps_json, tokens, logprobs, exact_match, f1,
-             reward)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+        "INSERT INTO rollout (task_id, night, round, ordinal, model_version, sampling_id,
+             prompt_id, answer, stop, queries_json, retrieved_json, steps_json, tokens, logprobs,
+             exact_match, f1, reward)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?
     .execute(params![
         rollout.task_id,
@@ -195,13 +245,14 @@ fn put_rollout(
         rollout.index,
         rollout.model_version,
         sampling_id,
+        prompt_id,
         rollout.answer,
         rollout.stop.as_str(),
         value::json_list(&rollout.queries),
         value::json_list(&rollout.retrieved),
-        Value::from(owners).to_string(),
-        value::pack_tokens(&tokens),
-        value::pack_logprobs(&logprobs),
+        packed.owners,
+        packed.tokens,
+        packed.logprobs,
         score.exact_match,
         score.f1,
         score.reward,

@@ -72,6 +72,21 @@ impl Band {
             Self::Never => "never",
         }
     }
+
+    /// The least and the largest difficulty in it, as the archive has it.
+    pub(super) fn difficulty(self) -> (f64, f64) {
+        const THIRD: f64 = 1.0 / 3.0;
+        // Of the many that are always or never solved none is to be gone through.
+        const APART: f64 = 1e-8;
+        match self {
+            Self::Untried => (-1.0, -1.0),
+            Self::Always => (0.0, 0.0),
+            Self::Easy => (APART, THIRD),
+            Self::Medium => (THIRD, 2.0 * THIRD),
+            Self::Hard => (2.0 * THIRD, 1.0 - APART),
+            Self::Never => (1.0, 1.0),
+        }
+    }
 }
 
 /// A task with what play has shown of it.

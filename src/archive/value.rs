@@ -75,12 +75,30 @@ pub(super) fn time_or_none(row: &Row<'_>, column: usize) -> rusqlite::Result<Opt
         .map_err(|e: jiff::Error| unreadable(column, Type::Text, e))
 }
 
-/// Compresses bytes; zlib, because it carries a checksum that a damaged blob fails.
+/// Shorter bytes are not compressed: it would gain nothing, and take most of the time of storing a
+/// rollout.
+const COMPRESSED_BYTES: usize = 512;
+
+/// Packs bytes; zlib (RFC 1950), because it carries a checksum that a damaged blob fails.
 fn deflate(bytes: &[u8]) -> Vec<u8> {
+    if let Some(length) = u16::try_from(bytes.len()).ok().filter(|_| bytes.len() < COMPRESSED_BYTES)
+    {
+        return stored(bytes, length);
+    }
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     // Writing to a vector does not fail; if it did, the blob would not inflate and be reported.
     let _ = encoder.write_all(bytes);
     encoder.finish().unwrap_or_default()
+}
+
+/// A zlib stream of one stored block.
+fn stored(bytes: &[u8], length: u16) -> Vec<u8> {
+    let mut stream = vec![0x78, 0x01, 0x01];
+    stream.extend(length.to_le_bytes());
+    stream.extend((!length).to_le_bytes());
+    stream.extend(bytes);
+    stream.extend(adler2::adler32_slice(bytes).to_be_bytes());
+    stream
 }
 
 /// Restores what [`deflate`] compressed.

@@ -3,9 +3,13 @@
 //! Ranking reads every task that has the words, and a word like "what" stands in half of them. So
 //! how a query is run follows from how many tasks its rarest word stands in.
 
+use std::collections::BTreeSet;
+
 use rusqlite::OptionalExtension;
 use rusqlite::Transaction;
 use rusqlite::params;
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_normalization::char::is_combining_mark;
 
 use super::ArchiveReader;
 use super::error::ArchiveError;
@@ -19,9 +23,13 @@ const COMMON: i64 = 20_000;
 const WORDS: usize = 32;
 
 /// The words of a text, as the index has them but for accents and case.
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// The words that are looked for.
 fn words(text: &str) -> Vec<&str> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.take(WORDS).collect()
+    words_of(text).take(WORDS).collect()
 }
 
 /// A query for all of these words.
@@ -40,26 +48,33 @@ pub(super) enum Query {
     Common(String),
 }
 
-/// In how many tasks a word stands.
-fn count(tx: &Transaction<'_>, word: &str) -> Result<i64, Failure> {
-    // The vocabulary holds words as the index folds them, so a word is asked for as a query.
+/// How many tasks a query finds, as far as it matters.
+fn count(tx: &Transaction<'_>, query: &str) -> Result<i64, Failure> {
     let sql = "SELECT count(*) FROM (SELECT 1 FROM task_words WHERE task_words MATCH ?1 LIMIT ?2)";
-    let query = format!("\"{word}\"");
     Ok(tx.prepare_cached(sql)?.query_row(params![query, COMMON + 1], |row| row.get(0))?)
 }
 
 /// How to find the tasks that have all words of `text`.
 pub(super) fn query(tx: &Transaction<'_>, text: &str) -> Result<Query, Failure> {
     let words = words(text);
-    let mut rarest = i64::MAX;
-    for word in &words {
-        rarest = rarest.min(count(tx, word)?);
+    if words.is_empty() {
+        return Ok(Query::Empty);
     }
-    Ok(match words.as_slice() {
-        [] => Query::Empty,
-        words if rarest <= COMMON => Query::Rare(all_of(words)),
-        words => Query::Common(all_of(words)),
-    })
+    let all = all_of(&words);
+    Ok(if count(tx, &all)? <= COMMON { Query::Rare(all) } else { Query::Common(all) })
+}
+
+/// Whether a text has all of these words, as the index would find: for walks through tasks in an
+/// order that the index does not have.
+pub(super) fn has_all(text: &str, words: &BTreeSet<String>) -> bool {
+    let found = folded(text);
+    words.iter().all(|word| found.contains(word))
+}
+
+/// The words of a text without case and accents.
+pub(super) fn folded(text: &str) -> BTreeSet<String> {
+    let plain: String = text.nfd().filter(|c| !is_combining_mark(*c)).collect();
+    words_of(&plain.to_lowercase()).map(String::from).collect()
 }
 
 impl ArchiveReader {
@@ -73,7 +88,7 @@ impl ArchiveReader {
         self.read(|tx| {
             let (mut rare, words) = (Vec::new(), words(text));
             for word in &words {
-                if count(tx, word)? <= COMMON {
+                if count(tx, &all_of(&[word]))? <= COMMON {
                     rare.push(*word);
                 }
             }

@@ -1,5 +1,6 @@
 //! `nightschool bench`: how well and how fast parts of the program work.
 
+mod archive;
 mod generate;
 
 use std::path::Path;
@@ -34,6 +35,8 @@ pub(super) enum BenchCommand {
     Retrieve(RetrieveArgs),
     /// Continue random prompts
     Generate(generate::GenerateArgs),
+    /// Write and read a generated archive
+    Archive(archive::ArchiveArgs),
     /// Train an adapter on random tokens
     Train(TrainArgs),
 }
@@ -120,6 +123,7 @@ pub(super) fn run(global: &Global, command: &BenchCommand) -> anyhow::Result<()>
     match command {
         BenchCommand::Retrieve(args) => retrieve(args),
         BenchCommand::Generate(args) => generate::run(global, args),
+        BenchCommand::Archive(args) => archive::run(args),
         BenchCommand::Train(args) => train(args),
     }
 }

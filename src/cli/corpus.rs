@@ -21,6 +21,7 @@ use crate::archive::ArchiveReader;
 use crate::archive::FileState;
 use crate::clock::SystemClock;
 use crate::durable::HomeLock;
+use crate::phase::curate;
 use crate::phase::home::Home;
 use crate::phase::ingest;
 use crate::phase::ingest::IngestReport;
@@ -37,6 +38,26 @@ pub(super) enum CorpusCommand {
     Search(SearchArgs),
     /// List the files, with what became of each
     List(ListArgs),
+    /// Take out a document, and what was made of it if asked
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nightschool corpus list --documents
+  nightschool corpus remove 3fa94c21b0d95e77 --with-derived
+
+The document stays out when its file is read again. Adapters that learnt from it are named: weights
+cannot be unlearnt. Copies and backups made before still hold it.")]
+pub(super) struct RemoveArgs {
+    /// The document's id
+    document: String,
+    /// The drafts, tasks and rollouts, too, that were made of it
+    #[arg(long)]
+    with_derived: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 #[derive(Debug, Args)]
@@ -75,7 +96,34 @@ pub(super) fn run(global: &Global, command: &CorpusCommand) -> anyhow::Result<()
         CorpusCommand::Search(args) => search(&home, args),
         CorpusCommand::List(args) if args.documents => list_documents(&home, args),
         CorpusCommand::List(args) => list_files(&home, args),
+        CorpusCommand::Remove(args) => remove(global, &home, args),
     }
+}
+
+fn remove(global: &Global, home: &Home, args: &RemoveArgs) -> anyhow::Result<()> {
+    let (_lock, archive) = places::writable(global)?;
+    let removal = curate::remove_document(home, &archive, &args.document, args.with_derived)?;
+    Output::new(args.json.json).show(&removal, || {
+        let mut text = format!(
+            "{} is out: {} passages, {} drafts, {} tasks, {} rollouts, {} questions of suites\n",
+            removal.document_id,
+            removal.passages,
+            removal.drafts,
+            removal.tasks,
+            removal.rollouts,
+            removal.suite_questions
+        );
+        if removal.tasks_retired > 0 {
+            text += &format!(
+                "{} tasks that rest on it stay, out of play; --with-derived takes them out\n",
+                removal.tasks_retired
+            );
+        }
+        match removal.versions.as_slice() {
+            [] => text + "no adapter was trained on it",
+            versions => text + &format!("adapters trained on it: {}", versions.join(", ")),
+        }
+    })
 }
 
 fn add(global: &Global, home: &Home, args: &AddArgs) -> anyhow::Result<()> {
@@ -124,10 +172,10 @@ fn summary(report: &IngestReport) -> String {
         report.duplicates,
         report.passages_active,
     );
-    if report.tasks_retired + report.tasks_restored > 0 {
+    if report.tasks_retired + report.tasks_stale + report.tasks_restored > 0 {
         text += &format!(
-            "{} tasks set aside with their evidence, {} back\n",
-            report.tasks_retired, report.tasks_restored
+            "{} tasks set aside with their evidence, {} to be verified again, {} back\n",
+            report.tasks_retired, report.tasks_stale, report.tasks_restored
         );
     }
     if !report.skipped.is_empty() {

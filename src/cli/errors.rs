@@ -90,7 +90,7 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     match cause.downcast_ref::<ArchiveError>()? {
         ArchiveError::NotFound { .. } | ArchiveError::Missing { .. } => Some(Exit::NoSuchObject),
-        ArchiveError::Ambiguous { .. } => Some(Exit::Usage),
+        ArchiveError::Ambiguous { .. } | ArchiveError::Query { .. } => Some(Exit::Usage),
         ArchiveError::Busy { .. } | ArchiveError::Copy(DurableError::Busy { .. }) => {
             Some(Exit::Busy)
         }

@@ -17,6 +17,7 @@ mod model;
 mod night;
 mod output;
 mod places;
+mod run;
 mod status;
 mod task;
 mod train;
@@ -91,14 +92,17 @@ enum Command {
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Look at the questions that were made
-    #[command(subcommand)]
+    #[command(subcommand, before_help = task::EXAMPLES)]
     Task(task::TaskCommand),
+    /// Look at the nights that were
+    #[command(subcommand)]
+    Run(run::RunCommand),
+    /// Look after the archive's file, and query it
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
     /// Look at what training did
     #[command(subcommand)]
     Train(train::TrainCommand),
-    /// Check the archive, back it up, restore it
-    #[command(subcommand)]
-    Archive(archive::ArchiveCommand),
     /// What there is, how the last night went, what to do next
     Status(status::StatusArgs),
     /// Measure a model, with or without an adapter, on a file of questions
@@ -145,8 +149,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
-        Command::Train(command) => train::run(global, &command),
+        Command::Run(command) => run::run(global, &command),
         Command::Archive(command) => archive::run(global, &command),
+        Command::Train(command) => train::run(global, &command),
         Command::Status(args) => status::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
         Command::Bench(command) => bench::run(global, &command),

@@ -1,5 +1,7 @@
 //! `nightschool model`: fetch base models, list them and the versions that nights made.
 
+pub(super) mod versions;
+
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -36,6 +38,14 @@ pub(super) enum ModelCommand {
     Fetch(FetchArgs),
     /// List the models that can be fetched by name and the versions of this home
     List(ListArgs),
+    /// Show a version: what it was trained on, how it was measured, what became of it
+    Show(versions::ShowArgs),
+    /// What two versions differ in
+    Diff(versions::DiffArgs),
+    /// Make a version live without a comparison
+    Promote(versions::PromoteArgs),
+    /// Make the version live again that was so before the present one
+    Rollback(versions::RollbackArgs),
     /// Write a version as a model of its own, its adapter merged into the weights
     Export(ExportArgs),
 }
@@ -87,6 +97,10 @@ pub(super) fn run(global: &Global, command: &ModelCommand) -> anyhow::Result<()>
     match command {
         ModelCommand::Fetch(args) => fetch_model(args),
         ModelCommand::List(args) => list(global, args),
+        ModelCommand::Show(args) => versions::show(global, args),
+        ModelCommand::Diff(args) => versions::diff(global, args),
+        ModelCommand::Promote(args) => versions::promote(global, args),
+        ModelCommand::Rollback(args) => versions::roll_back(global, args),
         ModelCommand::Export(args) => export_version(global, args),
     }
 }

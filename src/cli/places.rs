@@ -2,9 +2,13 @@
 
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Global;
 use super::errors::UsageError;
+use crate::archive::Archive;
+use crate::archive::ArchiveReader;
+use crate::clock::SystemClock;
 use crate::config;
 use crate::config::Settings;
 use crate::durable;
@@ -129,4 +133,13 @@ pub(super) fn own_suite(settings: &Settings, home: &Home) -> Option<PathBuf> {
     let path = settings.heldout.suite.as_ref()?;
     let in_home = home.dir().join(path);
     Some(if in_home.exists() { in_home } else { path.clone() })
+}
+
+/// The archive for writing, and the lock that gives the right to.
+pub(super) fn writable(global: &Global) -> anyhow::Result<(HomeLock, Archive)> {
+    let home = home(global)?;
+    // So that a wrong home is named rather than made.
+    ArchiveReader::open(&home.archive())?;
+    let lock = HomeLock::acquire(home.dir())?;
+    Ok((lock, Archive::open(&home.archive(), Arc::new(SystemClock))?))
 }

@@ -25,6 +25,7 @@ pub use candidates::Candidate;
 pub use candidates::Miner;
 pub use graph::KnowledgeGraph;
 pub use passages::drop_duplicates;
+pub use passages::passage_id;
 pub use passages::split;
 pub use readers::read_paths;
 pub use reading::Document;

@@ -31,7 +31,7 @@ pub fn split(document: &Document) -> Vec<Passage> {
     for (ordinal, end) in ends.into_iter().enumerate() {
         let text = pieces[start..end].join(" ");
         passages.push(Passage {
-            id: content_id(&[&title, &text]),
+            id: passage_id(&title, &text),
             document_id: document.id.clone(),
             title: title.clone(),
             text,
@@ -40,6 +40,11 @@ pub fn split(document: &Document) -> Vec<Passage> {
         start = end;
     }
     passages
+}
+
+/// The id of a passage: the same title and words have the same id on every machine.
+pub fn passage_id(title: &str, text: &str) -> String {
+    content_id(&[title, text])
 }
 
 /// Drops passages whose title and text were seen before, `known` ids included, and says how many.

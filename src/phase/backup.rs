@@ -131,7 +131,7 @@ fn write(
     let copy = to.join(ARCHIVE_FILE);
     let progress = Progress::start("copying the archive", pages(&home.archive()));
     let mut told = 0;
-    archive.copy_to(&copy, &mut |done, _| {
+    archive.copy_to_with(&copy, &mut |done, _| {
         progress.advance(done.saturating_sub(told));
         told = done.max(told);
     })?;
@@ -150,7 +150,7 @@ fn write(
         program_version: env!("CARGO_PKG_VERSION").to_string(),
         schema_version: verify_copy(&copy)?,
         nights: snapshot.nights()?.len(),
-        tasks: tasks.iter().map(|group| group.active + group.retired).sum(),
+        tasks: tasks.iter().map(|group| group.active + group.stale + group.retired).sum(),
         live_model: snapshot.live_model()?.map(|version| version.id),
         adapters: present,
         missing,

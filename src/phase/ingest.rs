@@ -26,6 +26,7 @@ use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::archive::DocumentContent;
 use crate::archive::FileState;
+use crate::archive::IMPORTED;
 use crate::archive::SourceFileContent;
 use crate::corpus;
 use crate::corpus::Reading;
@@ -67,6 +68,8 @@ pub struct IngestReport {
     pub duplicates: u64,
     /// Tasks set aside because their evidence went away.
     pub tasks_retired: u64,
+    /// Tasks set aside, to be verified again in the next night, because their evidence changed.
+    pub tasks_stale: u64,
     /// Tasks that play again because their evidence came back.
     pub tasks_restored: u64,
     /// Files and lines that were left out. Paths are lasting names.
@@ -162,6 +165,7 @@ fn bring_up_to_date(
         passages_active: archive.passages()?.len() as u64,
         duplicates,
         tasks_retired: summary.tasks_retired,
+        tasks_stale: summary.tasks_stale,
         tasks_restored: summary.tasks_restored,
         skipped,
     })
@@ -188,7 +192,9 @@ impl StoredFiles {
     fn load(archive: &Archive, places: &Place) -> Result<Self, ArchiveError> {
         let mut stored = Self { known: HashMap::new(), left: Vec::new(), skipped: Vec::new() };
         for file in archive.source_files()? {
-            if file.state == FileState::Vanished || places.is_out_of_sight(&file.path) {
+            // What an import brought lies in no folder that could be looked at.
+            let imported = file.path.starts_with(IMPORTED);
+            if file.state == FileState::Vanished || imported || places.is_out_of_sight(&file.path) {
                 continue;
             }
             if file.state == FileState::Skipped {

@@ -5,9 +5,11 @@
 //! after a restart. So a night that is cut off anywhere goes on where it was, to the same end.
 
 pub mod backup;
+pub mod curate;
 pub mod evaluate;
 pub mod health;
 pub mod home;
+pub mod import;
 pub mod ingest;
 pub mod metrics;
 pub mod night;
@@ -17,6 +19,7 @@ pub mod propose;
 mod remote;
 pub mod report;
 pub mod retention;
+mod reverify;
 pub mod selection;
 mod statistics;
 pub mod suite;

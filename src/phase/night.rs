@@ -179,7 +179,7 @@ fn load_model(
     match archive.live_model()? {
         None => {
             archive.put_model_version(&base)?;
-            archive.set_live_model(&base.id)?;
+            archive.set_live_model(&base.id, "the first")?;
         }
         Some(live) => check_base(archive, &live, &base)?,
     }
@@ -234,6 +234,7 @@ impl<'a> Night<'a> {
     }
 
     fn phases(&self, context: &NightContext, start: Instant) -> anyhow::Result<Report> {
+        self.verify_stale()?;
         self.propose_by_code()?;
         let suite = self.freeze_suite(context.suite.as_ref())?;
         let incumbent = self.live()?;

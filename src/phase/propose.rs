@@ -121,7 +121,7 @@ impl Night<'_> {
     }
 
     /// The base model, which also answers from memory in the closed-book check.
-    fn base(&self) -> anyhow::Result<Box<dyn Generator + '_>> {
+    pub(super) fn base(&self) -> anyhow::Result<Box<dyn Generator + '_>> {
         self.generator(None, &self.base_id()?, Role::Solver)
     }
 

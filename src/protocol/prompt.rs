@@ -143,6 +143,21 @@ impl Prompts {
         question: &str,
         answer: &str,
     ) -> Result<Prompt, PromptError> {
+        let (context, query) = self.text(name, passages, question, answer)?;
+        Ok(Prompt { context: tokenizer.encode(&context), query: tokenizer.encode(&query) })
+    }
+
+    /// Renders prompt `name` as text: the context and the query.
+    ///
+    /// # Errors
+    /// As [`Prompts::render`].
+    pub fn text(
+        &self,
+        name: &str,
+        passages: &[&Passage],
+        question: &str,
+        answer: &str,
+    ) -> Result<(String, String), PromptError> {
         let environment = self.templates.get(name).ok_or_else(|| PromptError::Unknown {
             name: name.to_string(),
             known: self.names().join(", "),
@@ -163,6 +178,6 @@ impl Prompts {
         // The last separator: a passage may contain such a line, a question is one line.
         let (context, query) =
             text.rsplit_once(SEPARATOR).ok_or_else(|| wrong("the query is missing".into()))?;
-        Ok(Prompt { context: tokenizer.encode(context), query: tokenizer.encode(query) })
+        Ok((context.to_string(), query.to_string()))
     }
 }

@@ -1,6 +1,8 @@
 //! The archive through its public methods: a small home that plays a few tasks.
 
+mod care;
 mod crash;
+mod durability;
 mod files;
 mod game;
 mod lists;
@@ -103,7 +105,7 @@ fn adapter(night: u32) -> ModelVersion {
 fn begin(archive: &Archive) {
     archive.sync_corpus(&[towers()], &[]).unwrap();
     archive.put_model_version(&base()).unwrap();
-    archive.set_live_model("base").unwrap();
+    archive.set_live_model("base", "the first").unwrap();
     if archive.nights().unwrap().is_empty() {
         archive.begin_night(u64::MAX - 1, &json!({"rounds": 2})).unwrap();
     }

@@ -13,6 +13,7 @@ macro_rules! assert_shape {
     };
 }
 
+mod export;
 mod play;
 
 use std::path::Path;

@@ -9,6 +9,7 @@ use nightschool::config::KvType;
 use nightschool::inference::Engine;
 use nightschool::model::device;
 
+#[cfg(not(feature = "cuda"))]
 use crate::engine::tiny_model;
 
 fn settings() -> Inference {

@@ -18,6 +18,7 @@ mod default_model;
 mod device;
 mod durable;
 mod engine;
+mod export;
 mod families;
 mod fetch;
 mod fetch_hub;

@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
+use rusqlite::Row;
 use serde_json::Value;
 
 use super::Finding;
@@ -37,6 +38,14 @@ pub(super) const ALL: &[Invariant] = &[
     },
     Invariant {
         kind: FindingKind::Fate,
+        place: "task_evidence",
+        wrong: "tasks that rest on another number of passages than their hops say",
+        sql: "SELECT t.id, t.night FROM task t WHERE t.hops < 1 OR t.hops <> (
+                  SELECT count(*) FROM task_evidence e WHERE e.task_id = t.id)",
+        repair: None,
+    },
+    Invariant {
+        kind: FindingKind::Fate,
         place: "draft",
         wrong: "drafts whose rejection is not that of the first required check that rejected them",
         sql: "SELECT d.id, d.night FROM draft d WHERE d.rejection IS NOT (
@@ -58,11 +67,13 @@ pub(super) const ALL: &[Invariant] = &[
     Invariant {
         kind: FindingKind::Count,
         place: "task_play",
-        wrong: "tasks whose attempts by version do not add up to all",
-        sql: "SELECT t.id, t.night FROM task t LEFT JOIN (
-                  SELECT task_id, sum(attempts) AS n, sum(solved) AS solved
-                  FROM task_play GROUP BY task_id) p ON p.task_id = t.id
-              WHERE t.attempts <> coalesce(p.n, 0) OR t.solved <> coalesce(p.solved, 0)",
+        wrong: "counts of a task by version that are not those of its rollouts",
+        sql: "SELECT t.id, t.night FROM task_play p FULL JOIN (
+                  SELECT task_id, model_version, count(*) AS n, sum(exact_match >= 0.5) AS solved
+                  FROM rollout GROUP BY 1, 2) r
+                  ON r.task_id = p.task_id AND r.model_version = p.model_version
+              JOIN task t ON t.id = coalesce(p.task_id, r.task_id)
+              WHERE p.attempts IS NOT r.n OR p.solved IS NOT r.solved",
         repair: Some(RECOUNT),
     },
     Invariant {
@@ -99,24 +110,50 @@ impl Invariant {
     }
 }
 
-/// Rollouts whose tokens or log-probabilities do not unpack, or not to what their steps say. Read
-/// in pages, each in a transaction of its own.
-pub(super) fn rollouts(connection: &Connection) -> rusqlite::Result<Vec<Finding>> {
-    let mut finding = Finding::new(FindingKind::Value, "rollout", "");
-    let (mut broken, mut first) = (0_u64, None);
+/// Tokens and log-probabilities that do not unpack, or not to what a rollout's steps say.
+pub(super) fn blobs(connection: &Connection) -> rusqlite::Result<Vec<Finding>> {
+    let of_rollouts = "SELECT rowid, task_id, night, steps_json, tokens, logprobs FROM rollout
+                       WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
+    let of_prompts = "SELECT rowid, NULL, NULL, id, tokens FROM prompt
+                      WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
+    let mut findings: Vec<Finding> =
+        blobs_of(connection, "rollout", of_rollouts, unpack)?.0.into_iter().collect();
+    let prompt = |row: &Row<'_>| value::tokens(row, 4).map(drop).map_err(|e| e.to_string());
+    let (found, broken) = blobs_of(connection, "prompt", of_prompts, prompt)?;
+    if let Some(mut finding) = found {
+        let whose = "SELECT r.task_id, r.night FROM rollout r JOIN prompt p ON p.id = r.prompt_id
+                     WHERE p.rowid = ?1";
+        for rowid in broken {
+            let mut statement = connection.prepare_cached(whose)?;
+            let mut rows = statement.query([rowid])?;
+            while let Some(row) = rows.next()? {
+                finding.affected.add(row.get(0)?, row.get(1)?);
+            }
+        }
+        findings.push(finding);
+    }
+    Ok(findings)
+}
+
+/// Read in pages, each in a transaction of its own. Returns what was found, and the row ids.
+fn blobs_of(
+    connection: &Connection,
+    place: &str,
+    sql: &str,
+    unpack: fn(&Row<'_>) -> Result<(), String>,
+) -> rusqlite::Result<(Option<Finding>, Vec<i64>)> {
+    let mut finding = Finding::new(FindingKind::Value, place, "");
+    let (mut broken, mut first) = (Vec::new(), None);
     let mut last = i64::MIN;
     loop {
-        let mut statement = connection.prepare_cached(
-            "SELECT rowid, task_id, night, steps_json, tokens, logprobs FROM rollout
-             WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
-        )?;
+        let mut statement = connection.prepare_cached(sql)?;
         let mut rows = statement.query((last, PAGE))?;
         let mut any = false;
         while let Some(row) = rows.next()? {
             any = true;
             last = row.get(0)?;
             if let Err(why) = unpack(row) {
-                broken += 1;
+                broken.push(last);
                 first.get_or_insert(why);
                 finding.affected.add(row.get(1)?, row.get(2)?);
             }
@@ -125,12 +162,13 @@ pub(super) fn rollouts(connection: &Connection) -> rusqlite::Result<Vec<Finding>
             break;
         }
     }
-    let Some(first) = first else { return Ok(Vec::new()) };
-    finding.detail = format!("{broken} rollouts whose tokens do not read back, such as: {first}");
-    Ok(vec![finding])
+    let Some(first) = first else { return Ok((None, broken)) };
+    let rows = broken.len();
+    finding.detail = format!("{rows} rows whose tokens do not read back, such as: {first}");
+    Ok((Some(finding), broken))
 }
 
-fn unpack(row: &rusqlite::Row<'_>) -> Result<(), String> {
+fn unpack(row: &Row<'_>) -> Result<(), String> {
     let text = |error: rusqlite::Error| error.to_string();
     let steps: Vec<(String, usize)> = value::json::<Vec<Value>>(row, 3)
         .map_err(text)?

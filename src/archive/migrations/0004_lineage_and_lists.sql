@@ -147,9 +147,28 @@ JOIN draft d ON d.number = t.number
 JOIN seed s ON s.id = d.seed_id
 JOIN document doc ON doc.id = t.document_id;
 
+-- Tasks that went through the gate again, because their evidence changed.
+CREATE TABLE verification (
+    task_id        TEXT NOT NULL REFERENCES task (id),
+    ordinal        INTEGER NOT NULL,
+    night          INTEGER NOT NULL REFERENCES night (number),
+    corpus_version TEXT REFERENCES corpus_version (id),
+    accepted       INTEGER NOT NULL CHECK (accepted IN (0, 1)),
+    evidence_json  TEXT NOT NULL CHECK (json_valid(evidence_json)),
+    verdicts_json  TEXT NOT NULL CHECK (json_valid(verdicts_json)),
+    PRIMARY KEY (task_id, ordinal)
+) STRICT, WITHOUT ROWID;
+
 -- Rollouts -----------------------------------------------------------------------------------
 
--- A token sequence with its score. Blobs: zlib over little-endian numbers of 32 bits.
+-- What rollouts begin with, once for all that share it: a group does. Blobs, here and below: zlib
+-- over little-endian numbers of 32 bits.
+CREATE TABLE prompt (
+    id     TEXT NOT NULL PRIMARY KEY, -- hash of the tokens
+    tokens BLOB NOT NULL
+) STRICT;
+
+-- A token sequence with its score.
 CREATE TABLE new_rollout (
     task_id        TEXT NOT NULL REFERENCES task (id),
     night          INTEGER NOT NULL REFERENCES night (number),
@@ -157,12 +176,13 @@ CREATE TABLE new_rollout (
     ordinal        INTEGER NOT NULL, -- within the group
     model_version  TEXT NOT NULL REFERENCES model_version (id),
     sampling_id    TEXT REFERENCES sampling (id), -- NULL where it was not noted
+    prompt_id      TEXT REFERENCES prompt (id), -- a first step that the model did not write
     answer         TEXT,
     stop           TEXT NOT NULL,
     queries_json   TEXT NOT NULL CHECK (json_valid(queries_json)),
     retrieved_json TEXT NOT NULL CHECK (json_valid(retrieved_json)),
-    steps_json     TEXT NOT NULL CHECK (json_valid(steps_json)), -- [owner, tokens] in order
-    tokens         BLOB NOT NULL, -- of all steps
+    steps_json     TEXT NOT NULL CHECK (json_valid(steps_json)), -- further [owner, tokens]
+    tokens         BLOB NOT NULL, -- of these steps
     logprobs       BLOB NOT NULL, -- of the model's tokens
     exact_match    REAL NOT NULL,
     f1             REAL NOT NULL,
@@ -188,6 +208,18 @@ CREATE TABLE train_item (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX train_item_task ON train_item (task_id);
+
+-- Which version was live, one after another; the last row's is.
+CREATE TABLE live_change (
+    number        INTEGER NOT NULL PRIMARY KEY,
+    model_version TEXT NOT NULL REFERENCES model_version (id),
+    reason        TEXT NOT NULL,
+    changed_at    TEXT NOT NULL
+) STRICT;
+
+INSERT INTO live_change (model_version, reason, changed_at)
+SELECT candidate, 'promoted in night ' || night, decided_at FROM promotion
+WHERE promoted = 1 ORDER BY night;
 
 -- People -------------------------------------------------------------------------------------
 

@@ -94,7 +94,6 @@ fn copy_table(old: &Connection, tx: &Transaction<'_>, table: &Table) -> rusqlite
         quoted.join(", "),
         vec!["?"; quoted.len()].join(", ")
     );
-    // A new archive has rows of its own only where the migrations put them: none.
     let mut insert = tx.prepare(&sql)?;
     let mut refused = 0;
     let gaps = table.scan(old, &mut |row, first| {

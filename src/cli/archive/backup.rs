@@ -1,10 +1,10 @@
-//! `nightschool archive backup` and `restore`.
+//! `nightschool archive backup`, `restore` and `vacuum`.
 
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
-use super::require_archive;
 use crate::cli::Global;
 use crate::cli::Json;
 use crate::cli::Output;
@@ -15,9 +15,12 @@ use crate::clock::Clock;
 use crate::clock::SystemClock;
 use crate::phase::backup;
 use crate::phase::backup::BackupOptions;
-use crate::phase::home::Home;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nightschool archive backup                     into HOME/backups, also while a night runs
+  nightschool archive backup /mnt/disk --keep 7")]
 pub(in crate::cli) struct BackupArgs {
     /// Folder of backups (default: `backups` in the home); the backup is a folder in it, named by
     /// the time
@@ -42,8 +45,14 @@ pub(in crate::cli) struct RestoreArgs {
     json: Json,
 }
 
-pub(super) fn back_up(global: &Global, home: &Home, args: &BackupArgs) -> anyhow::Result<()> {
-    require_archive(home)?;
+#[derive(Debug, Args)]
+pub(in crate::cli) struct VacuumArgs {
+    #[command(flatten)]
+    json: Json,
+}
+
+pub(super) fn back_up(global: &Global, args: &BackupArgs) -> anyhow::Result<()> {
+    let home = &places::home(global)?;
     let settings = places::settings(global, home, &[], &[])?;
     // A suite that lies in the home itself; in the archive it is whole in any case.
     let own = settings
@@ -75,7 +84,8 @@ pub(super) fn back_up(global: &Global, home: &Home, args: &BackupArgs) -> anyhow
     })
 }
 
-pub(super) fn restore(home: &Home, args: &RestoreArgs) -> anyhow::Result<()> {
+pub(super) fn restore(global: &Global, args: &RestoreArgs) -> anyhow::Result<()> {
+    let home = &places::home(global)?;
     let named = home.backups().join(&args.backup);
     let path = if args.backup.is_dir() { args.backup.clone() } else { named };
     if !path.is_dir() {
@@ -105,4 +115,11 @@ pub(super) fn restore(home: &Home, args: &RestoreArgs) -> anyhow::Result<()> {
         }
         text
     })
+}
+
+pub(super) fn vacuum(global: &Global, args: &VacuumArgs) -> anyhow::Result<()> {
+    let (_lock, archive) = places::writable(global)?;
+    let [before, after] = archive.vacuum()?;
+    let value = json!({ "bytes_before": before, "bytes_after": after });
+    Output::new(args.json.json).show(&value, || format!("{before} bytes before, {after} now"))
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use clap::Args;
 use serde::Serialize;
 
-use super::require_archive;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::archive::Finding;
 use crate::archive::FindingKind;
 use crate::archive::Repair;
 use crate::archive::repair;
+use crate::cli::Global;
 use crate::cli::Json;
 use crate::cli::Output;
 use crate::cli::output::printable;
@@ -47,8 +47,11 @@ struct Report {
     left: Option<Vec<Finding>>,
 }
 
-pub(super) fn run(home: &Home, args: &CheckArgs) -> anyhow::Result<()> {
-    require_archive(home)?;
+pub(super) fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<()> {
+    let home = &places::home(global)?;
+    if !home.archive().exists() {
+        return Err(ArchiveError::Missing { path: home.archive() }.into());
+    }
     let _lock = args.repair.then(|| HomeLock::acquire(home.dir())).transpose()?;
     let findings = look(home)?;
     let mut report = Report {
@@ -87,7 +90,7 @@ fn look(home: &Home) -> anyhow::Result<Vec<Finding>> {
     let progress = Progress::start("checking the archive", ArchiveReader::CHECKS + 1);
     let read = || -> anyhow::Result<Vec<Finding>> {
         let archive = ArchiveReader::open(&home.archive())?;
-        let mut findings = archive.findings(&mut |step| {
+        let mut findings = archive.findings_with(&mut |step| {
             progress.advance(1);
             progress.note(step);
         })?;

@@ -11,7 +11,7 @@ use crate::archive::ArchiveReader;
 use crate::archive::TaskGrouping;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum By {
+enum Grouping {
     Origin,
     Night,
     Kind,
@@ -28,12 +28,12 @@ enum By {
 pub(in crate::cli) struct StatsArgs {
     /// What tasks are grouped by
     #[arg(long, default_value = "origin")]
-    by: By,
+    by: Grouping,
     #[command(flatten)]
     json: Json,
 }
 
-impl By {
+impl Grouping {
     fn grouping(self) -> TaskGrouping {
         match self {
             Self::Origin => TaskGrouping::Origin,

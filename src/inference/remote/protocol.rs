@@ -139,6 +139,9 @@ struct Choice {
     prompt_logprobs: Option<Vec<Option<HashMap<String, Scored>>>>,
 }
 
+/// Log-probabilities by the tokens' texts.
+type TextScores = HashMap<String, Option<f32>>;
+
 /// The completions form (vLLM, SGLang, llama-cpp-python), and the chat form (llama.cpp).
 ///
 /// A log-probability may be null, which is how JSON writers that accept −∞ put it: it is not known.
@@ -146,7 +149,7 @@ struct Choice {
 struct Logprobs {
     tokens: Option<Vec<String>>,
     token_logprobs: Option<Vec<Option<f32>>>,
-    top_logprobs: Option<Vec<Option<HashMap<String, Option<f32>>>>>,
+    top_logprobs: Option<Vec<Option<TextScores>>>,
     content: Option<Vec<Entry>>,
 }
 

@@ -73,10 +73,13 @@ fn ids(tasks: &[StoredTask]) -> Vec<&str> {
 }
 
 fn has_words(stored: &StoredTask, text: &str) -> bool {
-    let folded = stored.task.question.to_lowercase().replace('ë', "e").replace('é', "e");
+    let folded = stored.task.question.to_lowercase().replace(['ë', 'é'], "e");
     let words: Vec<&str> = folded.split(|c: char| !c.is_alphanumeric()).collect();
     text.split(' ').all(|word| words.contains(&word))
 }
+
+/// Whether a filter lets a task through.
+type Fits = fn(&StoredTask) -> bool;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -89,7 +92,7 @@ proptest! {
         let everything = archive.tasks(&TaskFilter::default()).unwrap();
         prop_assert_eq!(everything.len(), all.len());
         let none = TaskFilter::default;
-        let filters: [(TaskFilter, fn(&StoredTask) -> bool); 6] = [
+        let filters: [(TaskFilter, Fits); 6] = [
             (none(), |_| true),
             (TaskFilter { origin: Some(Origin::Model), ..none() },
              |stored| stored.task.origin == Origin::Model),

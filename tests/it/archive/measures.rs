@@ -129,7 +129,7 @@ fn training_and_promotion() {
     let changed = ModelVersion { content_hash: "99".into(), ..adapter(1) };
     let error = archive.put_model_version(&changed).unwrap_err();
     assert!(matches!(error, ArchiveError::Frozen { .. }), "{error}");
-    let error = archive.set_live_model("nobody").unwrap_err();
+    let error = archive.set_live_model("nobody", "the first").unwrap_err();
     assert!(matches!(error, ArchiveError::NotFound { .. }), "{error}");
 
     let wrong = Promotion { incumbent: "night-1".into(), ..promotion(true) };
@@ -176,7 +176,7 @@ fn rows_of_versions_outlive_their_weights() {
     assert!(!remove(&["night-1"]).unwrap());
     assert_eq!(archive.removed_versions().unwrap(), [("night-1".to_string(), 1)].into());
     assert_eq!(archive.model_version("night-1").unwrap(), Some(adapter(1)));
-    let error = archive.set_live_model("night-1").unwrap_err();
+    let error = archive.set_live_model("night-1", "the first").unwrap_err();
     assert!(error.to_string().contains("whose weights were removed"), "{error}");
 }
 

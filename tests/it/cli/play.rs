@@ -62,7 +62,7 @@ fn gated(archive: &Archive, origin: Origin, id: &str, rejection: Option<Rejectio
 }
 
 /// A desk whose first night is under way: two tasks, one of them tried.
-fn after_play() -> Desk {
+pub(super) fn after_play() -> Desk {
     let desk = with_corpus();
     let archive = Archive::open(&desk.home().archive(), Arc::new(SystemClock)).unwrap();
     let base = ModelVersion {
@@ -76,7 +76,7 @@ fn after_play() -> Desk {
         note: "as fetched".into(),
     };
     archive.put_model_version(&base).unwrap();
-    archive.set_live_model("base").unwrap();
+    archive.set_live_model("base", "the first").unwrap();
     archive.begin_night(1, &json!({})).unwrap();
     let drafts = [
         gated(&archive, Origin::Code, "aa11", None),

@@ -247,7 +247,7 @@ impl School {
     pub(super) fn set_live(&self, version: &str) {
         let clock = std::sync::Arc::new(nightschool::clock::SystemClock);
         let archive = Archive::open(&self.home().join("archive.db"), clock).unwrap();
-        archive.set_live_model(version).unwrap();
+        archive.set_live_model(version, "the first").unwrap();
     }
 
     /// The names of what is in a folder of the home, sorted; none when it is not there.

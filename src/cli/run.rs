@@ -1,0 +1,138 @@
+//! `nightschool run`: the nights that were, and what each did.
+
+use clap::Args;
+use clap::Subcommand;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Global;
+use super::Json;
+use super::Output;
+use super::errors::NoSuchObject;
+use super::listing::Listing;
+use super::listing::ListingArgs;
+use super::places;
+use crate::archive::ArchiveReader;
+use crate::archive::Night;
+use crate::phase::report::Report;
+
+const COLUMNS: &[&str] = &[
+    "number",
+    "state",
+    "started_at",
+    "finished_at",
+    "drafts",
+    "accepted",
+    "rollouts",
+    "solved",
+    "train_steps",
+    "promoted",
+    "reason",
+    "seed",
+];
+const SHOWN: &[&str] =
+    &["number", "state", "started_at", "drafts", "accepted", "rollouts", "solved", "promoted"];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RunCommand {
+    /// List the nights, the latest first
+    List(ListArgs),
+    /// Show one night: its report, or how far it is
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  nightschool run list
+  nightschool run list --output tsv --columns number,accepted,promoted")]
+pub(super) struct ListArgs {
+    /// At most so many; 0 for all
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    limit: usize,
+    #[command(flatten)]
+    listing: ListingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Its number [default: the latest]
+    night: Option<u32>,
+    #[command(flatten)]
+    json: Json,
+}
+
+pub(super) fn run(global: &Global, command: &RunCommand) -> anyhow::Result<()> {
+    let archive = ArchiveReader::open(&places::home(global)?.archive())?;
+    match command {
+        RunCommand::List(args) => list(&archive, args),
+        RunCommand::Show(args) => show(&archive, args),
+    }
+}
+
+fn list(archive: &ArchiveReader, args: &ListArgs) -> anyhow::Result<()> {
+    let mut nights = archive.nights()?;
+    nights.reverse();
+    if args.limit > 0 {
+        nights.truncate(args.limit);
+    }
+    let rows = nights.iter().map(|night| listed(archive, night));
+    args.listing.show(Listing {
+        name: "nights",
+        rows: rows.collect::<Result<_, _>>()?,
+        beside: Map::new(),
+        columns: COLUMNS,
+        shown: SHOWN,
+        note: None,
+    })
+}
+
+fn listed(archive: &ArchiveReader, night: &Night) -> anyhow::Result<Value> {
+    let summary = archive.night_summary(night.number)?;
+    Ok(json!({
+        "number": night.number,
+        "state": night.state,
+        "started_at": night.started_at,
+        "finished_at": night.finished_at,
+        "drafts": summary.drafts,
+        "accepted": summary.accepted,
+        "rollouts": summary.rollouts,
+        "solved": summary.solved,
+        "train_steps": summary.train_steps,
+        "promoted": summary.promotion.as_ref().map(|(promoted, _)| promoted),
+        "reason": summary.promotion.as_ref().map(|(_, reason)| reason),
+        "seed": night.seed,
+    }))
+}
+
+fn show(archive: &ArchiveReader, args: &ShowArgs) -> anyhow::Result<()> {
+    let nights = archive.nights()?;
+    let night = match args.night {
+        Some(number) => nights.iter().find(|night| night.number == number),
+        None => nights.last(),
+    };
+    let Some(night) = night else {
+        let which = args.night.map_or("no night yet".into(), |number| format!("no night {number}"));
+        return Err(NoSuchObject(format!("the archive has {which}")).into());
+    };
+    let mut value = listed(archive, night)?;
+    value["settings"] = night.settings.clone();
+    value["report"] = night.report.clone().unwrap_or_default();
+    Output::new(args.json.json).show(&value, || match &night.report {
+        // A report of another version of this program is shown as it is.
+        Some(report) => match serde_json::from_value::<Report>(report.clone()) {
+            Ok(report) => report.render(),
+            Err(_) => format!("{report:#}"),
+        },
+        None => format!(
+            "Night {} began {:.0} and has not ended: {} drafts, {} accepted, {} rollouts, {} steps",
+            night.number,
+            night.started_at,
+            value["drafts"],
+            value["accepted"],
+            value["rollouts"],
+            value["train_steps"]
+        ),
+    })
+}

@@ -1,0 +1,341 @@
+//! Taking in tasks that another home exported, and questions that a person wrote.
+//!
+//! An exported task went through a gate already and keeps what that said; only a question that the
+//! archive has is turned away. Its passages come with it where the corpus lacks them. A person's
+//! question is matched to a passage that holds its answer and goes through the rules of the gate.
+
+mod passages;
+mod questions;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::json;
+
+use self::passages::Brought;
+use self::questions::Asked;
+use self::questions::Matcher;
+use crate::answer;
+use crate::archive::Archive;
+use crate::archive::GatedDraft;
+use crate::archive::ImportedDraft;
+use crate::archive::PlacedPassage;
+use crate::config::Verify;
+use crate::export;
+use crate::export::TaskRow;
+use crate::export::VerdictRow;
+use crate::phase::home::Home;
+use crate::phase::ingest;
+use crate::task::Draft;
+use crate::task::Origin;
+use crate::task::Passage;
+use crate::task::Rejection;
+use crate::task::Seed;
+use crate::task::Split;
+use crate::task::Task;
+use crate::task::Verdict;
+use crate::verifier::Candidate;
+use crate::verifier::Passages;
+use crate::verifier::RuleChecks;
+
+/// The passage that a person's question rests on, with the answer that it holds.
+type Evidence<'a> = Option<(&'a Passage, String)>;
+
+/// Drafts stored at a time.
+const CHUNK: usize = 256;
+
+/// A row that the gate turned away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RejectedRow {
+    /// Name of the file.
+    pub file: String,
+    /// Its place there, from 1.
+    pub row: u64,
+    /// The id of the draft that it is stored as.
+    pub id: String,
+    /// Why.
+    pub reason: Rejection,
+    /// The question.
+    pub question: Option<String>,
+    /// The answer.
+    pub answer: String,
+}
+
+/// A row that is neither a task nor a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnreadableRow {
+    /// Name of the file.
+    pub file: String,
+    /// Its place there, from 1.
+    pub row: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ImportReport {
+    /// Rows read: accepted, known, rejected and unreadable ones.
+    pub rows: u64,
+    /// Tasks added.
+    pub accepted: u64,
+    /// Rows whose task the archive had.
+    pub known: u64,
+    /// Rows that were turned away; they are stored as drafts with the reason.
+    pub rejected: Vec<RejectedRow>,
+    /// Rows that were left out.
+    pub unreadable: Vec<UnreadableRow>,
+    /// Documents that the corpus lacked.
+    pub documents_added: u64,
+    /// Passages that the corpus lacked.
+    pub passages_added: u64,
+}
+
+/// A row of a file.
+enum Row {
+    Task(Box<TaskRow>),
+    Question(Asked),
+}
+
+/// Takes the rows of `files` into the archive, whose home's lock is held. What they bring of
+/// documents is named after `name`. The same files again change nothing.
+///
+/// # Errors
+/// When a file cannot be opened, or the archive or the search index fails. What was stored until
+/// then stays; the same command goes on from there.
+pub fn import(
+    home: &Home,
+    archive: &Archive,
+    verify: &Verify,
+    name: &str,
+    files: &[PathBuf],
+) -> anyhow::Result<ImportReport> {
+    let mut report = ImportReport::default();
+    let mut brought = Brought::default();
+    let mut asks = false;
+    for_each_row(files, |_, row| {
+        match row {
+            Ok(Row::Task(row)) => brought.note(archive, &row)?,
+            Ok(Row::Question(_)) => asks = true,
+            Err(_) => {}
+        }
+        Ok(())
+    })?;
+    let summary = brought.store(archive, name)?;
+    report.documents_added = summary.documents_added;
+    report.passages_added = summary.passages_added + summary.passages_restored;
+    let index = match asks || report.passages_added > 0 {
+        true => Some(ingest::open_index(home, archive)?),
+        false => None,
+    };
+    // Only a person's questions are matched to the corpus.
+    let corpus = if asks { archive.passages()? } else { Vec::new() };
+    let passages: Passages = corpus.iter().map(|p| (p.id.clone(), p.clone())).collect();
+    let mut import = Import {
+        archive,
+        rules: RuleChecks::new(verify, &passages, archive),
+        matcher: None,
+        asked: HashSet::new(),
+        waiting: Vec::new(),
+        links: Vec::new(),
+        report,
+    };
+    if let Some(index) = index.as_ref().filter(|_| asks) {
+        import.matcher = Some(Matcher::new(archive, index, &corpus, &passages));
+    }
+    for_each_row(files, |place, row| import.take(place, row))?;
+    import.flush()?;
+    archive.import_parents(&import.links)?;
+    Ok(import.report)
+}
+
+/// Name of the file and number of the row.
+type Place<'a> = (&'a str, u64);
+
+fn for_each_row(
+    files: &[PathBuf],
+    mut take: impl FnMut(Place<'_>, Result<Row, String>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        for (number, row) in export::rows_of(file)?.enumerate() {
+            let row = row.map_err(|error| format!("{error:#}")).and_then(row_of);
+            take((&name, number as u64 + 1), row)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a row is. A task brings its passages, a question at most names one.
+fn row_of(value: Value) -> Result<Row, String> {
+    let brings = value["evidence"].as_array().is_some_and(|all| all.iter().any(Value::is_object));
+    if !brings {
+        return Asked::read(&value).map(Row::Question);
+    }
+    let row: TaskRow = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    if row.id.trim().is_empty() || row.question.trim().is_empty() || row.answer.trim().is_empty() {
+        return Err("a task without id, question or answer".to_string());
+    }
+    if row.verdicts.iter().any(|verdict| verdict.required && verdict.rejection.is_some()) {
+        return Err("a task that a required check of its gate turned away".to_string());
+    }
+    Ok(Row::Task(Box::new(row)))
+}
+
+struct Import<'a> {
+    archive: &'a Archive,
+    rules: RuleChecks<'a>,
+    matcher: Option<Matcher<'a>>,
+    /// Questions of tasks taken so far.
+    asked: HashSet<String>,
+    waiting: Vec<ImportedDraft>,
+    /// Tasks with their parents.
+    links: Vec<(String, u32, String)>,
+    report: ImportReport,
+}
+
+impl Import<'_> {
+    fn take(&mut self, place: Place<'_>, row: Result<Row, String>) -> anyhow::Result<()> {
+        self.report.rows += 1;
+        let (draft, state) = match row {
+            Err(why) => {
+                let (file, row) = (place.0.to_string(), place.1);
+                self.report.unreadable.push(UnreadableRow { file, row, why });
+                return Ok(());
+            }
+            Ok(Row::Task(row)) => {
+                let links = row.parents.iter().zip(0..);
+                self.links.extend(links.map(|(parent, at)| (row.id.clone(), at, parent.clone())));
+                let state = row.state_reason.clone().map(|reason| (row.state, reason));
+                (self.exported(*row)?, state)
+            }
+            Ok(Row::Question(asked)) => (self.question(asked)?, None),
+        };
+        match draft {
+            Found::Known(id) => self.again(place, &id)?,
+            Found::New(gated) => {
+                self.report.accepted += u64::from(gated.task.is_some());
+                self.reject(place, &gated.draft, &gated.verdicts);
+                self.waiting.push(ImportedDraft { gated: *gated, state });
+            }
+        }
+        if self.waiting.len() >= CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.archive.import_drafts(&self.waiting)?;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    /// Says of a draft that the archive has what it said when it came.
+    fn again(&mut self, place: Place<'_>, id: &str) -> anyhow::Result<()> {
+        // It may be among those that wait.
+        self.flush()?;
+        let (draft, verdicts) = self.archive.draft(id)?;
+        if !self.reject(place, &draft, &verdicts) {
+            self.report.known += 1;
+        }
+        Ok(())
+    }
+
+    /// Notes a draft as rejected, if it was.
+    fn reject(&mut self, place: Place<'_>, draft: &Draft, verdicts: &[Verdict]) -> bool {
+        let reason = verdicts.iter().filter(|verdict| verdict.required).find_map(|v| v.rejection);
+        self.report.rejected.extend(reason.map(|reason| RejectedRow {
+            file: place.0.to_string(),
+            row: place.1,
+            id: draft.id.clone(),
+            reason,
+            question: draft.question.clone(),
+            answer: draft.seed.answer.clone(),
+        }));
+        reason.is_some()
+    }
+
+    fn is_known(&self, id: &str) -> anyhow::Result<bool> {
+        let waits = self.waiting.iter().any(|imported| imported.gated.draft.id == id);
+        Ok(waits || self.archive.has_draft(id)?)
+    }
+
+    /// A task that another archive accepted.
+    fn exported(&mut self, row: TaskRow) -> anyhow::Result<Found> {
+        if self.is_known(&row.id)? {
+            return Ok(Found::Known(row.id));
+        }
+        let path: Vec<String> = row.evidence.iter().map(passages::id_of).collect();
+        let draft = Draft {
+            id: row.id,
+            origin: Origin::Person,
+            seed: Seed { answer: row.answer, kind: row.kind, path },
+            question: Some(row.question),
+            transcript: row.transcript,
+            model_version: row.proposed_by,
+        };
+        let mut verdicts: Vec<Verdict> = row.verdicts.into_iter().map(verdict_of).collect();
+        let question = draft.question.clone().unwrap_or_default();
+        let new = self.asked.insert(answer::normalise(&question));
+        if !new || self.archive.has_question(&question)? {
+            verdicts.push(Verdict {
+                check: "duplicate".to_string(),
+                rejection: Some(Rejection::Duplicate),
+                required: true,
+                evidence: json!({ "of": if new { "the archive" } else { "this import" } }),
+            });
+        }
+        self.gated(Candidate { draft, verdicts }, row.split)
+    }
+
+    /// A question of a person, through the rules of the gate.
+    fn question(&mut self, asked: Asked) -> anyhow::Result<Found> {
+        let draft = match &mut self.matcher {
+            Some(matcher) => matcher.draft(asked)?,
+            None => asked.draft(None),
+        };
+        if self.is_known(&draft.id)? {
+            return Ok(Found::Known(draft.id));
+        }
+        let mut candidate = Candidate::new(draft);
+        self.rules.run(&mut candidate);
+        self.gated(candidate, Split::Train)
+    }
+
+    /// A draft with its task, if it stands; on the held-out side if it was there, or its evidence
+    /// is here.
+    fn gated(&self, candidate: Candidate, split: Split) -> anyhow::Result<Found> {
+        let accepted = candidate.stands();
+        let Candidate { draft, verdicts } = candidate;
+        let placed = self.archive.placed_passages(&draft.seed.path)?;
+        let heldout = split == Split::Heldout || placed.iter().any(stands_in_heldout);
+        let task = draft.question.clone().filter(|_| accepted).map(|question| Task {
+            id: draft.id.clone(),
+            origin: Origin::Person,
+            question,
+            answer: draft.seed.answer.clone(),
+            kind: draft.seed.kind,
+            evidence: draft.seed.path.clone(),
+            split: if heldout { Split::Heldout } else { Split::Train },
+            night: None,
+        });
+        Ok(Found::New(Box::new(GatedDraft { draft, verdicts, task, parents: Vec::new() })))
+    }
+}
+
+/// What the archive has of a row.
+enum Found {
+    /// A draft of this id.
+    Known(String),
+    New(Box<GatedDraft>),
+}
+
+fn stands_in_heldout(placed: &PlacedPassage) -> bool {
+    placed.documents.iter().any(|document| document.split == Split::Heldout)
+}
+
+fn verdict_of(row: VerdictRow) -> Verdict {
+    // Text that is no JSON is kept as text.
+    let evidence = serde_json::from_str(&row.evidence).unwrap_or(Value::String(row.evidence));
+    Verdict { check: row.check, rejection: row.rejection, required: row.required, evidence }
+}

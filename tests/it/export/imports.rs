@@ -1,0 +1,244 @@
+//! Taking exports in again, and questions of a person.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use nightschool::archive::TaskFilter;
+use nightschool::archive::TaskState;
+use nightschool::config;
+use nightschool::export;
+use nightschool::export::Format;
+use nightschool::export::Shape;
+use nightschool::export::TaskRow;
+use nightschool::phase::import;
+use nightschool::phase::import::ImportReport;
+use nightschool::phase::ingest;
+use nightschool::task::AnswerKind;
+use nightschool::task::Origin;
+use nightschool::task::Rejection;
+use nightschool::task::Split;
+use serde_json::json;
+
+use super::School;
+use super::accepted;
+use super::document;
+use super::options;
+use super::played;
+use super::text;
+
+fn take(school: &School, path: &Path) -> ImportReport {
+    let verify = config::load(&[], &[]).unwrap().verify;
+    let files = export::files_of(path).unwrap();
+    import::import(&school.home(), &school.archive, &verify, "mine", &files).unwrap()
+}
+
+/// All rows of an export of tasks, by id.
+fn exported(school: &School, format: Format, name: &str) -> (PathBuf, Vec<TaskRow>) {
+    let rows = school.rows(&options(Shape::Tasks, format), name);
+    let rows = rows.into_values().flatten().map(|row| serde_json::from_value(row).unwrap());
+    let mut rows: Vec<TaskRow> = rows.collect();
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    (school.dir.path().join(name), rows)
+}
+
+/// What an import keeps of a row: not what is of the home, which hand stored it, when and how it
+/// was played.
+fn kept(mut row: TaskRow) -> TaskRow {
+    row.origin = Origin::Person;
+    row.night = None;
+    row.played_by = None;
+    (row.attempts, row.solved, row.band) = (0, 0, nightschool::archive::Band::Untried);
+    for evidence in &mut row.evidence {
+        evidence.source = None;
+    }
+    row
+}
+
+#[test]
+fn tasks_come_back_whole_in_another_home() {
+    for format in [Format::Jsonl, Format::Parquet] {
+        let one = played();
+        let mut child = accepted("child", "1701", &[&text(1), &text(2)], Split::Train);
+        child.parents = vec![one.archive.tasks(&TaskFilter::default()).unwrap()[0].task.id.clone()];
+        let unit = nightschool::archive::Unit { night: 1, phase: "propose", key: "child" };
+        one.archive.record_drafts(&unit, &[child]).unwrap();
+        let dull = one.archive.tasks(&TaskFilter::default()).unwrap()[3].task.id.clone();
+        one.archive.retire_task(&dull, "dull").unwrap();
+        let (dir, before) = exported(&one, format, "tasks");
+
+        let two = School::new();
+        let report = take(&two, &dir);
+        assert_eq!((report.rows, report.accepted), (41, 41));
+        assert_eq!((report.documents_added, report.passages_added), (40, 40));
+        let (_, after) = exported(&two, format, "again");
+        let (before, after): (Vec<_>, Vec<_>) =
+            (before.into_iter().map(kept).collect(), after.into_iter().map(kept).collect());
+        assert_eq!(before, after);
+        two.archive.check().unwrap();
+
+        // The same again changes nothing; files that come and go leave it alone.
+        let digest = two.archive.content_digest().unwrap();
+        let again = take(&two, &dir);
+        assert_eq!((again.rows, again.known, again.accepted), (41, 41, 0));
+        assert_eq!(two.archive.content_digest().unwrap(), digest);
+        fs::write(two.dir.path().join("new.md"), "# Sea\n\nThe sea is deep and wide.\n").unwrap();
+        ingest::ingest(&two.archive, &[two.dir.path().join("new.md")], 0.0, 1).unwrap();
+        ingest::sync(&two.archive, 0.0, 1).unwrap();
+        let filter = TaskFilter { state: Some(TaskState::Active), ..TaskFilter::default() };
+        assert_eq!(two.archive.tasks(&filter).unwrap().len(), 40);
+    }
+}
+
+#[test]
+fn an_import_takes_nothing_from_documents_that_are_there() {
+    let one = School::new();
+    let (old, new) = (text(1), text(2));
+    one.add(vec![document("d", Split::Heldout, std::slice::from_ref(&old))]);
+    one.store(&[accepted("aa", "1701", &[&old], Split::Heldout)], &[]);
+    let (dir, _) = exported(&one, Format::Jsonl, "tasks");
+
+    // The same document id with other words.
+    let two = School::new();
+    two.add(vec![document("d", Split::Train, std::slice::from_ref(&new))]);
+    two.store(&[accepted("bb", "1702", &[&new], Split::Train)], &[]);
+    take(&two, &dir);
+    let tasks = two.archive.tasks(&TaskFilter::default()).unwrap();
+    let state: Vec<_> = tasks.iter().map(|s| (s.task.id.as_str(), s.state, s.task.split)).collect();
+    let active = TaskState::Active;
+    assert_eq!(state, [("aa", active, Split::Heldout), ("bb", active, Split::Train)]);
+    assert_eq!(two.archive.passages().unwrap().len(), 2);
+
+    // A later export of the same name brings more of the document, and takes nothing away.
+    let third = text(3);
+    let three = School::new();
+    three.add(vec![document("d", Split::Heldout, &[text(9), third.clone()])]);
+    three.store(&[accepted("cc", "1703", &[&third], Split::Heldout)], &[]);
+    let (dir, _) = exported(&three, Format::Jsonl, "tasks");
+    take(&two, &dir);
+    let active =
+        two.archive.tasks(&TaskFilter { state: Some(TaskState::Active), ..TaskFilter::default() });
+    assert_eq!(active.unwrap().len(), 3);
+    assert_eq!(two.archive.documents().unwrap().len(), 2);
+    assert_eq!(two.archive.passages().unwrap().len(), 3);
+    two.archive.check().unwrap();
+}
+
+#[test]
+fn edited_words_and_questions_that_are_known_are_seen() {
+    let one = played();
+    let (dir, rows) = exported(&one, Format::Jsonl, "tasks");
+    let two = played();
+    let mut row = rows[0].clone();
+    row.id = "other".into();
+    let mut edited = rows[1].clone();
+    edited.id = "edited".into();
+    edited.question = "What was written by hand?".into();
+    edited.evidence[0].text += " Edited.";
+    let mut refused = rows[2].clone();
+    refused.id = "refused".into();
+    refused.verdicts[0].rejection = Some(Rejection::Leak);
+    let lines = [json!(row), json!(edited), json!(refused), json!({ "evidence": [{}] })];
+    let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    let file = dir.join("own.jsonl");
+    fs::write(&file, lines.join("\n") + "\n{broken").unwrap();
+    let report = take(&two, &file);
+    assert_eq!((report.rows, report.accepted, report.passages_added), (5, 1, 1));
+    let reasons: Vec<_> =
+        report.rejected.iter().map(|r| (r.row, r.id.as_str(), r.reason)).collect();
+    assert_eq!(reasons, [(1, "other", Rejection::Duplicate)]);
+    assert_eq!(report.unreadable.iter().map(|row| row.row).collect::<Vec<_>>(), [3, 4, 5]);
+    let drafts = two.archive.rejected_drafts(None, None, None).unwrap();
+    assert_eq!((drafts.len(), drafts[0].night, drafts[0].origin), (1, None, Origin::Person));
+    // The original's words are as they were.
+    let passages = two.archive.passages().unwrap();
+    assert_eq!(passages.iter().filter(|p| p.text.ends_with("Edited.")).count(), 1);
+    two.archive.check().unwrap();
+}
+
+/// A home with two files.
+fn with_files() -> School {
+    let school = School::new();
+    for (name, text) in [("steam.md", crate::cli::STEAM), ("sea.txt", crate::cli::SEA)] {
+        fs::create_dir_all(school.dir.path().join("docs")).unwrap();
+        fs::write(school.dir.path().join("docs").join(name), text).unwrap();
+    }
+    ingest::ingest(&school.archive, &[school.dir.path().join("docs")], 0.0, 1).unwrap();
+    school
+}
+
+#[test]
+fn a_persons_questions_are_matched_and_go_through_the_rules() {
+    let school = with_files();
+    let path = school.dir.path().join("own.csv");
+    let rows = "\
+question,answer,answers,document,evidence
+Who patented the separate condenser?,James Watt,,,
+\"In what year did Piccard and Walsh reach the deep, and come back?\",,1961|1960,sea.txt,
+How large is the Pacific Ocean in square kilometres?,about 165 million,,,\"Its deepest point\"
+Who patented the separate condenser ?,James Watt,,,
+Is James Watt the man who patented the condenser?,James Watt,,,
+Who built the first practical steam engine?,Thomas Newcomen,,sea.txt,
+Who built the bridge over the river?,Isambard Brunel,,,
+Name the inventor of the steam engine,Thomas Newcomen,,,
+,lost,,,
+What has no answer?,,,,
+";
+    fs::write(&path, rows).unwrap();
+    let report = take(&school, &path);
+    assert_eq!((report.rows, report.accepted, report.known), (10, 3, 0));
+    let reasons: Vec<_> = report.rejected.iter().map(|row| (row.row, row.reason)).collect();
+    assert_eq!(
+        reasons,
+        [
+            (4, Rejection::Duplicate),
+            (5, Rejection::Leak),
+            (6, Rejection::NoEvidence),
+            (7, Rejection::NoEvidence),
+            (8, Rejection::Malformed),
+        ]
+    );
+    let unreadable: Vec<_> = report.unreadable.iter().map(|row| row.why.as_str()).collect();
+    assert_eq!(unreadable, ["it has no `question`", "it has neither `answer` nor `answers`"]);
+    let tasks = school.archive.tasks(&TaskFilter::default()).unwrap();
+    let mut made: Vec<_> =
+        tasks.iter().map(|s| (s.task.answer.as_str(), s.task.kind, s.topic.as_str())).collect();
+    made.sort_unstable_by_key(|(answer, ..)| *answer);
+    assert_eq!(
+        made,
+        [
+            ("1960", AnswerKind::Date, "sea"),
+            ("James Watt", AnswerKind::Name, "The steam engine"),
+            ("about 165 million", AnswerKind::Number, "sea"),
+        ]
+    );
+    assert!(tasks.iter().all(|s| s.task.origin == Origin::Person && s.proposed_by == "person"));
+    assert_eq!(school.archive.rejected_drafts(None, None, None).unwrap().len(), 5);
+
+    // Again: what is there stays, what was turned away is said again; what has its document now
+    // becomes a task.
+    let again = take(&school, &path);
+    assert_eq!((again.accepted, again.known, &again.rejected), (0, 3, &report.rejected));
+    let bridge = "# A bridge\n\nIsambard Brunel built the bridge over the river Avon.\n";
+    fs::write(school.dir.path().join("docs/bridge.md"), bridge).unwrap();
+    ingest::sync(&school.archive, 0.0, 1).unwrap();
+    let later = take(&school, &path);
+    assert_eq!((later.accepted, later.known, later.rejected.len()), (1, 3, 4));
+    school.archive.check().unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    let school = with_files();
+    let error = |name: &str| {
+        let path = school.dir.path().join(name);
+        let files = export::files_of(&path).and_then(|files| export::rows_of(&files[0]).map(drop));
+        format!("{:#}", files.unwrap_err()).replace(&school.dir.path().display().to_string(), "DIR")
+    };
+    fs::write(school.dir.path().join("own.xlsx"), "").unwrap();
+    fs::write(school.dir.path().join("own.parquet"), "PAR0").unwrap();
+    assert!(error("none.jsonl").starts_with("cannot read DIR/none.jsonl: "));
+    assert!(error("docs").starts_with("DIR/docs has no data/train.jsonl"));
+    assert!(error("own.xlsx").ends_with("it must end in .jsonl, .csv or .parquet"));
+    assert!(error("own.parquet").starts_with("cannot read DIR/own.parquet: "));
+}
