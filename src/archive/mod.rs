@@ -21,10 +21,13 @@ mod forget;
 mod import;
 mod lineage;
 mod listing;
+mod log;
 mod migrate;
 mod model;
 mod night;
 mod query;
+mod readable;
+mod repair;
 mod rollout;
 mod statistics;
 mod task;
@@ -45,7 +48,10 @@ use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
+pub use self::check::Affected;
 pub use self::check::Finding;
+pub use self::check::FindingKind;
+pub use self::check::verify_copy;
 pub use self::compare::ModelDetail;
 pub use self::compare::ModelDifference;
 pub use self::compare::NightDifference;
@@ -92,6 +98,9 @@ pub use self::night::Unit;
 pub use self::query::QueryLimits;
 pub use self::query::QueryResult;
 pub use self::query::SchemaObject;
+pub use self::repair::Loss;
+pub use self::repair::Repair;
+pub use self::repair::repair;
 pub use self::rollout::StoredRollout;
 pub use self::statistics::TaskGroup;
 pub use self::statistics::TaskGrouping;
@@ -107,8 +116,8 @@ pub use self::train::TrainStep;
 pub use self::verification::Verified;
 
 use self::error::Failure;
+use self::log::Log;
 use crate::clock::Clock;
-use crate::clock::SystemClock;
 
 /// The name of the file within a home.
 pub const ARCHIVE_FILE: &str = "archive.db";
@@ -135,6 +144,19 @@ impl ArchiveReader {
         Ok(Self { connection: file::open_reader(path)?, path: path.to_path_buf() })
     }
 
+    /// Opens a copy that nobody writes to, such as one in a backup; nothing is written beside it.
+    ///
+    /// # Errors
+    /// Those of [`ArchiveReader::open`].
+    pub fn open_copy(path: &Path) -> Result<Self, ArchiveError> {
+        let (connection, found) = file::open_copy(path)?;
+        if found != migrate::VERSION {
+            let (path, known) = (path.to_path_buf(), migrate::VERSION);
+            return Err(ArchiveError::Older { path, found, known });
+        }
+        Ok(Self { connection, path: path.to_path_buf() })
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -151,32 +173,25 @@ impl ArchiveReader {
         })
     }
 
-    /// Checks the structure of the whole file and every reference between tables.
-    ///
-    /// # Errors
-    /// [`ArchiveError::Damaged`] with the first thing found.
-    pub fn check(&self) -> Result<(), ArchiveError> {
-        file::check_pages(&self.connection, &self.path)?;
-        self.read(|tx| {
-            let mut statement = tx.prepare("PRAGMA foreign_key_check")?;
-            let broken: Option<(String, String)> =
-                statement.query_row([], |row| Ok((row.get(0)?, row.get(2)?))).optional()?;
-            match broken {
-                None => Ok(()),
-                Some((table, target)) => Err(Failure::Named(ArchiveError::Damaged {
-                    path: self.path.clone(),
-                    detail: format!("a row of {table} refers to a row that {target} lacks"),
-                })),
-            }
-        })
-    }
-
-    /// Writes a consistent copy of the archive to `copy`, also while it is written to.
+    /// Writes a consistent copy of the archive to `copy`, also while it is written to: the
+    /// writer's log grows meanwhile.
     ///
     /// # Errors
     /// [`ArchiveError::Copy`] or [`ArchiveError::DiskFull`]; `copy` is then as it was.
     pub fn copy_to(&self, copy: &Path) -> Result<(), ArchiveError> {
-        file::copy_to(&self.connection, &self.path, copy)
+        self.copy_to_with(copy, &mut |_, _| ())
+    }
+
+    /// As [`ArchiveReader::copy_to`], and tells `progress` the pages copied and all pages.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_to_with(
+        &self,
+        copy: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), ArchiveError> {
+        file::copy_to(&self.connection, &self.path, copy, progress)
     }
 
     /// Runs `work` on one consistent state of the file.
@@ -198,6 +213,7 @@ impl ArchiveReader {
 pub struct Archive {
     reader: ArchiveReader,
     clock: Arc<dyn Clock>,
+    log: Log,
 }
 
 impl std::fmt::Debug for Archive {
@@ -223,17 +239,8 @@ impl Archive {
     /// [`ArchiveError::Damaged`], with the file left as it was; [`ArchiveError::DiskFull`].
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, ArchiveError> {
         let connection = file::open_writer(path)?;
-        Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock })
-    }
-
-    /// Opens the archive at `path` for [`Archive::repair`], whatever is wrong with it.
-    ///
-    /// # Errors
-    /// As [`Archive::open`], but for damage.
-    pub fn open_damaged(path: &Path) -> Result<Self, ArchiveError> {
-        let connection = file::open_damaged(path)?;
-        let reader = ArchiveReader { connection, path: path.to_path_buf() };
-        Ok(Self { reader, clock: Arc::new(SystemClock) })
+        let log = Log::of(path);
+        Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock, log })
     }
 
     /// Lets the file grow to about `bytes` and no further; a write beyond that fails like one on a
@@ -251,6 +258,25 @@ impl Archive {
             Ok(())
         };
         limit().map_err(|failure| failure.at(&self.path))
+    }
+
+    /// Makes sure that no other process has the archive at `path` open, and that all of it is in
+    /// the one file, so that it may be moved.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Busy`] when one has.
+    pub fn take_out_of_use(path: &Path) -> Result<(), ArchiveError> {
+        file::take_out_of_use(path)
+    }
+
+    /// Gives the space of removed rows back to the disk. Numbers of tasks stay as they are. Needs
+    /// twice the file's size free meanwhile. Returns the file's bytes before and after.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Busy`] when another process keeps reading; [`ArchiveError::DiskFull`] or
+    /// [`ArchiveError::Copy`] when there is too little room. The archive is then as it was.
+    pub fn vacuum(&self) -> Result<[u64; 2], ArchiveError> {
+        file::vacuum(&self.connection, &self.path)
     }
 
     /// Keeps a value that belongs to the home as a whole; replaces an earlier one.
@@ -286,7 +312,9 @@ impl Archive {
             tx.commit()?;
             Ok(result)
         };
-        run().map_err(|failure| failure.at(&self.path))
+        let result = run().map_err(|failure| failure.at(&self.path))?;
+        self.log.tend(&self.connection);
+        Ok(result)
     }
 
     /// Runs `work` and marks `unit` as done, as one transaction. Returns false, without running

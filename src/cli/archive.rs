@@ -1,6 +1,7 @@
 //! `nightschool archive`: the file itself.
 
-mod care;
+mod backup;
+mod check;
 mod query;
 
 use clap::Subcommand;
@@ -10,13 +11,13 @@ use super::Global;
 #[derive(Debug, Subcommand)]
 pub(super) enum ArchiveCommand {
     /// Look for damage, and say what it affects
-    Check(care::CheckArgs),
+    Check(check::CheckArgs),
     /// Copy archive, adapters and settings as they are now
-    Backup(care::BackupArgs),
+    Backup(backup::BackupArgs),
     /// Put a backup in the place of what the home has
-    Restore(care::RestoreArgs),
+    Restore(backup::RestoreArgs),
     /// Give back the space of what was deleted
-    Vacuum(care::VacuumArgs),
+    Vacuum(backup::VacuumArgs),
     /// Run a query of your own; it can only read
     Sql(query::SqlArgs),
     /// Show tables, indexes and views
@@ -25,10 +26,10 @@ pub(super) enum ArchiveCommand {
 
 pub(super) fn run(global: &Global, command: &ArchiveCommand) -> anyhow::Result<()> {
     match command {
-        ArchiveCommand::Check(args) => care::check(global, args),
-        ArchiveCommand::Backup(args) => care::back_up(global, args),
-        ArchiveCommand::Restore(args) => care::restore(global, args),
-        ArchiveCommand::Vacuum(args) => care::vacuum(global, args),
+        ArchiveCommand::Check(args) => check::run(global, args),
+        ArchiveCommand::Backup(args) => backup::back_up(global, args),
+        ArchiveCommand::Restore(args) => backup::restore(global, args),
+        ArchiveCommand::Vacuum(args) => backup::vacuum(global, args),
         ArchiveCommand::Sql(args) => query::sql(global, args),
         ArchiveCommand::Schema(args) => query::schema(global, args),
     }

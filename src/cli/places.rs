@@ -11,6 +11,7 @@ use crate::archive::ArchiveReader;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::config::Settings;
+use crate::durable;
 use crate::durable::HomeLock;
 use crate::phase::home::Home;
 
@@ -50,10 +51,18 @@ fn under_xdg(name: &str, below_home: &str, instead: &str) -> Result<PathBuf, Usa
 
 /// The home that commands work on.
 pub(super) fn home(global: &Global) -> Result<Home, UsageError> {
-    match &global.home {
-        Some(dir) => Ok(Home::at(dir)),
-        None => default_home().map(Home::at),
+    let home = match &global.home {
+        Some(dir) => Home::at(dir),
+        None => Home::at(default_home()?),
+    };
+    // A restore that was cut off goes on when the home is locked, so before anything is read from
+    // it. Where another process has the lock, that one does it.
+    if durable::is_replacement_unfinished(home.dir())
+        && let Err(error) = HomeLock::acquire(home.dir())
+    {
+        tracing::warn!("{} was not put in place whole: {error}", home.dir().display());
     }
+    Ok(home)
 }
 
 /// The home of the demo: apart from the person's own documents unless `--home` says otherwise.

@@ -50,6 +50,11 @@ impl Home {
         self.dir.join("index")
     }
 
+    /// Backups, unless another folder is named.
+    pub fn backups(&self) -> PathBuf {
+        self.dir.join("backups")
+    }
+
     /// Prompts that replace built-in ones.
     pub fn prompts(&self) -> PathBuf {
         self.dir.join("prompts")

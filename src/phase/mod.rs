@@ -7,6 +7,7 @@
 pub mod backup;
 pub mod curate;
 pub mod evaluate;
+pub mod health;
 pub mod home;
 pub mod import;
 pub mod ingest;

@@ -2,11 +2,14 @@
 
 mod care;
 mod crash;
-mod durability;
+mod damage;
+pub(crate) mod durability;
 mod files;
 mod game;
 mod lists;
+mod log;
 mod measures;
+mod versions;
 
 use std::path::Path;
 use std::sync::Arc;

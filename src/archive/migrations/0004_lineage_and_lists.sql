@@ -18,6 +18,40 @@ CREATE TABLE sampling (
     settings_json TEXT NOT NULL CHECK (json_valid(settings_json))
 ) STRICT, WITHOUT ROWID;
 
+-- Nights and evaluations, with a check that older SQLite programs do not take for broken: to them
+-- json_valid(NULL) is false. ------------------------------------------------------------------
+
+CREATE TABLE new_night (
+    number        INTEGER NOT NULL PRIMARY KEY CHECK (number > 0),
+    seed          INTEGER NOT NULL, -- the bits of an unsigned 64-bit number
+    settings_json TEXT NOT NULL CHECK (json_valid(settings_json)),
+    state         TEXT NOT NULL CHECK (state IN ('running', 'finished')),
+    report_json   TEXT CHECK (report_json IS NULL OR json_valid(report_json)),
+    started_at    TEXT NOT NULL,
+    finished_at   TEXT
+) STRICT;
+
+INSERT INTO new_night SELECT number, seed, settings_json, state, report_json, started_at, finished_at
+FROM night;
+DROP TABLE night;
+ALTER TABLE new_night RENAME TO night;
+CREATE UNIQUE INDEX night_running ON night (state) WHERE state = 'running';
+
+CREATE TABLE new_evaluation (
+    id            TEXT NOT NULL PRIMARY KEY,
+    night         INTEGER NOT NULL REFERENCES night (number),
+    suite_id      TEXT NOT NULL REFERENCES suite (id),
+    model_version TEXT NOT NULL REFERENCES model_version (id),
+    prompt        TEXT NOT NULL,
+    metrics_json  TEXT CHECK (metrics_json IS NULL OR json_valid(metrics_json)),
+    finished_at   TEXT -- NULL, like the metrics, until all questions are answered
+) STRICT;
+
+INSERT INTO new_evaluation
+SELECT id, night, suite_id, model_version, prompt, metrics_json, finished_at FROM evaluation;
+DROP TABLE evaluation;
+ALTER TABLE new_evaluation RENAME TO evaluation;
+
 -- Drafts and tasks ---------------------------------------------------------------------------
 
 CREATE TABLE new_draft (

@@ -11,7 +11,6 @@ use nightschool::archive::ArchiveReader;
 use nightschool::archive::TaskFilter;
 use nightschool::rng;
 use rand::Rng as _;
-use rusqlite::Connection;
 
 use super::*;
 
@@ -78,9 +77,8 @@ fn hold_to(path: &Path, acknowledged: Option<u32>) -> usize {
     let archive = open(path);
     assert_eq!(archive.findings().unwrap(), []);
     let played = archive.units_done(1, "rollouts").unwrap();
-    if let Some(last) = acknowledged {
-        assert!(played.contains(&format!("{last:04}")), "unit {last} was acknowledged");
-        assert!(played.len() > last as usize);
+    for number in 0..acknowledged.map_or(0, |last| last + 1) {
+        assert!(played.contains(&format!("{number:04}")), "unit {number} was acknowledged");
     }
     let proposed = archive.units_done(1, "propose").unwrap().len();
     assert_eq!(archive.gate_counts(None).unwrap()[&Origin::Code].accepted, proposed as u64);
@@ -101,10 +99,10 @@ fn kill_often(times: u32) {
     let mut before = 0;
     for _ in 0..times {
         let mut child = child(&path).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         // A few units at most, then anywhere in the next one.
         let (wanted, mut last) = (draws.random_range(0..4), None);
-        for line in lines.map_while(Result::ok) {
+        for line in lines.by_ref() {
             last = acknowledged(&line).or(last);
             if last.is_some_and(|last| last as usize >= before + wanted) {
                 break;
@@ -112,6 +110,8 @@ fn kill_often(times: u32) {
         }
         std::thread::sleep(std::time::Duration::from_micros(draws.random_range(0..4000)));
         child.kill().unwrap();
+        // What it said before it died counts, too.
+        last = lines.filter_map(|line| acknowledged(&line)).last().or(last);
         child.wait().unwrap();
         before = hold_to(&path, last);
     }
@@ -120,7 +120,7 @@ fn kill_often(times: u32) {
 
 #[test]
 fn what_was_acknowledged_survives_kills() {
-    kill_often(12);
+    kill_often(20);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn what_was_acknowledged_survives_200_kills() {
 }
 
 /// The library that makes system calls fail; none where there is no C compiler.
-fn fault_library(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn fault_library(folder: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/archive/fault.c");
     let library = folder.join("libfault.so");
     let compiled = Command::new("cc")
@@ -202,107 +202,56 @@ fn what_was_acknowledged_survives_200_failing_writes() {
     fail_often(200);
 }
 
-fn played(home: &tempfile::TempDir) -> PathBuf {
+/// Programs of others: the `sqlite3` command line, and Python's module, if they are there.
+fn foreign_readers(path: &Path, sql: &str) -> Vec<Command> {
+    let mut command_line = Command::new("sqlite3");
+    command_line.arg("-readonly").arg(path).arg(sql);
+    let mut python = Command::new("python3");
+    python.arg("-c").arg(
+        "import sqlite3, sys
+for row in sqlite3.connect(sys.argv[1], timeout=10).execute(sys.argv[2]): print(row[0])",
+    );
+    python.arg(path).arg(sql);
+    vec![command_line, python]
+}
+
+#[test]
+fn other_programs_read_while_it_is_written() {
+    let home = tempfile::tempdir().unwrap();
     let path = home.path().join("archive.db");
-    let archive = open(&path);
-    begin(&archive);
-    (0..60).for_each(|number| play(&archive, number));
-    path
-}
-
-#[test]
-fn what_follows_from_the_rest_is_found_wrong_and_mended() {
-    let home = tempfile::tempdir().unwrap();
-    let path = played(&home);
-    let digest = || ArchiveReader::open(&path).unwrap().content_digest().unwrap();
-    let whole = digest();
-    let connection = Connection::open(&path).unwrap();
-    connection
-        .execute_batch(
-            "UPDATE task SET attempts = attempts + 5 WHERE number < 9;
-             DELETE FROM task_play;
-             DELETE FROM task_words WHERE rowid = 3;",
-        )
-        .unwrap();
-    drop(connection);
-    let findings = ArchiveReader::open(&path).unwrap().findings().unwrap();
-    assert_eq!(findings.len(), 3, "{findings:?}");
-    assert!(findings.iter().all(|finding| finding.derivable));
-    assert!(findings[0].what.contains("times, the first"), "{findings:?}");
-    Archive::open_damaged(&path).unwrap().repair().unwrap();
-    assert_eq!(ArchiveReader::open(&path).unwrap().findings().unwrap(), []);
-    assert_eq!(digest(), whole);
-}
-
-/// Overwrites the root page of a table or index.
-fn overwrite(path: &Path, name: &str) {
-    let connection = Connection::open(path).unwrap();
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    let root: i64 = connection
-        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = ?1", [name], |row| row.get(0))
-        .unwrap();
-    drop(connection);
-    use std::io::Seek as _;
-    let mut file = std::fs::File::options().write(true).open(path).unwrap();
-    file.seek(std::io::SeekFrom::Start((root as u64 - 1) * 4096)).unwrap();
-    file.write_all(&[0xAA; 4096]).unwrap();
-}
-
-#[test]
-fn a_damaged_page_is_named_with_what_it_affects() {
-    let home = tempfile::tempdir().unwrap();
-    let path = played(&home);
-    overwrite(&path, "task_band");
-    let findings = ArchiveReader::open(&path).unwrap().findings().unwrap();
-    assert!(findings.iter().any(|f| f.affects.contains("index task_band: all 60 rows of task")));
-    assert!(findings.iter().all(|finding| finding.derivable), "{findings:?}");
-    Archive::open_damaged(&path).unwrap().repair().unwrap();
-    assert_eq!(ArchiveReader::open(&path).unwrap().findings().unwrap(), []);
-
-    overwrite(&path, "verdict");
-    let findings = ArchiveReader::open(&path).unwrap().findings().unwrap();
-    let named = |f: &nightschool::archive::Finding| {
-        f.affects.starts_with("table verdict: not all rows of verdict can be read")
+    let mut child = child(&path).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut wait_for = |unit: u32| {
+        lines.find(|line| acknowledged(line).is_some_and(|done| done >= unit)).unwrap();
     };
-    assert!(findings.iter().any(named), "{findings:?}");
-    assert!(findings.iter().any(|finding| !finding.derivable));
-}
-
-#[test]
-fn numbers_and_words_stay_when_space_is_given_back() {
-    let home = tempfile::tempdir().unwrap();
-    let archive = open(&played(&home));
-    let before = archive.search_tasks("tower", 100).unwrap();
-    let id = before[0].task.id.clone();
-    let document = before[0].document_id.clone();
-    let digest = archive.content_digest().unwrap();
-    archive.vacuum().unwrap();
-    assert_eq!(archive.search_tasks("tower", 100).unwrap(), before);
-    assert_eq!(archive.content_digest().unwrap(), digest);
-    assert_eq!(archive.findings().unwrap(), []);
-    assert!(archive.task_detail(&id).is_ok());
-    archive.remove_document(&document, true).unwrap();
-    let [large, small] = archive.vacuum().unwrap();
-    assert!(small < large, "{large} {small}");
-}
-
-#[test]
-fn a_slow_reader_sees_its_state_and_the_log_is_cut_behind_it() {
-    let home = tempfile::tempdir().unwrap();
-    let path = home.path().join("archive.db");
-    let archive = open(&path);
-    begin(&archive);
-    play(&archive, 0);
-    let reader = Connection::open(&path).unwrap();
-    let count = |sql: &str| reader.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    reader.execute_batch("BEGIN").unwrap();
-    assert_eq!(count("SELECT count(*) FROM task"), 1);
-    (1..400).for_each(|number| play(&archive, number));
-    // Its own state, whatever was written since; and no write waited for it.
-    assert_eq!(count("SELECT count(*) FROM task"), 1);
-    reader.execute_batch("COMMIT").unwrap();
-    assert_eq!(count("SELECT count(*) FROM task"), 400);
-    (400..1200).for_each(|number| play(&archive, number));
-    let wal = std::fs::metadata(home.path().join("archive.db-wal")).unwrap().len();
-    assert!(wal <= 64 << 20, "{wal}");
+    wait_for(3);
+    let (mut before, mut readers) = (3, 0);
+    for round in 1..4 {
+        let queries =
+            ["SELECT count(*) FROM task_view WHERE attempts > 0", "PRAGMA integrity_check"];
+        for (number, sql) in queries.into_iter().enumerate() {
+            for mut reader in foreign_readers(&path, sql) {
+                let Ok(output) = reader.output() else {
+                    eprintln!("not run: {:?} is not there", reader.get_program());
+                    continue;
+                };
+                let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{said}");
+                readers += 1;
+                if number == 0 {
+                    let tasks: u32 = text.parse().unwrap();
+                    assert!(tasks >= before, "{tasks} after {before}");
+                    before = tasks;
+                } else {
+                    assert_eq!(text, "ok");
+                }
+            }
+        }
+        wait_for(before + round);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(readers > 0 || Command::new("python3").output().is_err());
+    hold_to(&path, Some(before));
 }

@@ -3,10 +3,13 @@
  * FAULT_AT     the first call that fails, from 1
  * FAULT_CALLS  how many fail from there on
  * FAULT_ERRNO  what they say
+ *
+ * FAULT_KILL   the rename at which the process is killed, from 1
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,4 +56,13 @@ ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at) {
 
 ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t at) {
     return pwrite(fd, bytes, n, at);
+}
+
+int rename(const char *from, const char *to) {
+    static int (*real)(const char *, const char *);
+    static long renames;
+    if (real == NULL) *(void **)&real = dlsym(RTLD_NEXT, "rename");
+    const char *at = getenv("FAULT_KILL");
+    if (at != NULL && __sync_add_and_fetch(&renames, 1) == atol(at)) kill(getpid(), SIGKILL);
+    return real(from, to);
 }

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Makes tests/fixtures/archive/version-{1,2,3}.db: archives as earlier programs wrote them.
+
+    python3 scripts/make_archive_fixtures.py ARCHIVE
+
+ARCHIVE is an archive of schema version 3 in which one night was played, written by the program of
+that time (the demo of commit 5f39f4a). It is cut down to a few tasks with all that belongs to
+them, which makes version 3. Versions 1 and 2 are made by the migrations of their time
+(src/archive/migrations), with the rows of version 3 that those versions had.
+"""
+
+import json
+import pathlib
+import sqlite3
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests/fixtures/archive"
+MIGRATIONS = ROOT / "src/archive/migrations"
+
+TABLES_1 = [
+    "meta", "night", "source_file", "document", "source_document", "passage", "document_passage",
+    "seed", "seed_passage", "draft", "verdict", "task", "task_evidence", "task_parent", "unit",
+]
+TABLES_2 = [
+    "model_version", "live_model", "rollout", "step", "score", "suite", "suite_item", "evaluation",
+    "evaluation_item", "promotion", "train_step",
+]
+
+# What stays: tasks of both hands, tried and not; some rejected drafts; the beginning of the rest.
+CUT = """
+CREATE TEMP TABLE kept AS
+    SELECT id FROM (SELECT id FROM task WHERE attempts > 0 ORDER BY origin = 'code', id LIMIT 3)
+    UNION SELECT id FROM (SELECT id FROM task WHERE attempts > 0 AND origin = 'code'
+                          ORDER BY id LIMIT 1)
+    UNION SELECT id FROM (SELECT id FROM task WHERE attempts = 0 AND origin = 'code'
+                          ORDER BY id LIMIT 2);
+CREATE TEMP TABLE drafts AS
+    SELECT id FROM kept UNION
+    SELECT id FROM (SELECT id FROM draft WHERE id NOT IN (SELECT id FROM task)
+                    ORDER BY origin = 'code', id LIMIT 3);
+DELETE FROM step WHERE rollout_id NOT IN
+    (SELECT id FROM rollout WHERE task_id IN (SELECT id FROM kept));
+DELETE FROM score WHERE rollout_id NOT IN
+    (SELECT id FROM rollout WHERE task_id IN (SELECT id FROM kept));
+DELETE FROM rollout WHERE task_id NOT IN (SELECT id FROM kept);
+DELETE FROM task_evidence WHERE task_id NOT IN (SELECT id FROM kept);
+DELETE FROM task_parent;
+DELETE FROM task WHERE id NOT IN (SELECT id FROM kept);
+DELETE FROM verdict WHERE draft_id NOT IN (SELECT id FROM drafts);
+DELETE FROM draft WHERE id NOT IN (SELECT id FROM drafts);
+DELETE FROM seed_passage WHERE seed_id NOT IN (SELECT seed_id FROM draft);
+DELETE FROM seed WHERE id NOT IN (SELECT seed_id FROM draft);
+DELETE FROM document_passage WHERE passage_id NOT IN
+    (SELECT passage_id FROM task_evidence UNION SELECT passage_id FROM seed_passage);
+DELETE FROM passage WHERE id NOT IN (SELECT passage_id FROM document_passage);
+DELETE FROM source_document WHERE document_id NOT IN (SELECT document_id FROM document_passage);
+DELETE FROM document WHERE id NOT IN (SELECT document_id FROM document_passage);
+DELETE FROM source_file WHERE path NOT IN (SELECT path FROM source_document);
+DELETE FROM suite_item WHERE ordinal >= 4;
+DELETE FROM evaluation_item WHERE question_id NOT IN (SELECT question_id FROM suite_item);
+DELETE FROM train_step WHERE step >= 3;
+DELETE FROM meta WHERE key <> 'corpus_roots';
+UPDATE night SET report_json = json_replace(report_json, '$.home', '/home');
+"""
+
+
+def columns(db, table):
+    return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+
+
+def empty(path, version):
+    """An archive of a version without rows."""
+    path.unlink(missing_ok=True)
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode = wal")
+    for migration in sorted(MIGRATIONS.glob("*.sql"))[:version]:
+        db.executescript(migration.read_text())
+    db.execute(f"PRAGMA user_version = {version}")
+    return db
+
+
+def fill(db, source, tables, changes=""):
+    """Copies the columns that both have."""
+    db.execute("ATTACH ? AS source", (str(source),))
+    db.execute("BEGIN")
+    db.execute("PRAGMA defer_foreign_keys = 1")
+    for table in tables:
+        both = ", ".join(c for c in columns(db, table))
+        db.execute(f"INSERT INTO main.{table} ({both}) SELECT {both} FROM source.{table}")
+    db.execute(changes or "SELECT 1")
+    db.execute("COMMIT")
+    db.execute("DETACH source")
+
+
+def finish(db, path):
+    broken = db.execute("PRAGMA foreign_key_check").fetchall()
+    whole = db.execute("PRAGMA integrity_check").fetchall()
+    assert not broken and whole == [("ok",)], (broken, whole)
+    tasks = db.execute("SELECT count(*) FROM task").fetchone()[0]
+    db.execute("VACUUM")
+    db.close()
+    print(f"{path.relative_to(ROOT)}: {tasks} tasks, {path.stat().st_size} bytes")
+
+
+def main(archive):
+    FIXTURES.mkdir(parents=True, exist_ok=True)
+    three = FIXTURES / "version-3.db"
+    db = empty(three, 3)
+    fill(db, archive, TABLES_1 + TABLES_2)
+    db.executescript("BEGIN;" + CUT + "COMMIT;")
+    # Where the corpus lay on the machine of that night is nobody's business.
+    roots = json.loads(db.execute("SELECT value FROM meta").fetchone()[0])
+    for root in roots:
+        root["path"] = "/corpus/" + root["label"]
+    db.execute("UPDATE meta SET value = ?", (json.dumps(roots, separators=(",", ":")),))
+    finish(db, three)
+
+    two = FIXTURES / "version-2.db"
+    db = empty(two, 2)
+    fill(db, three, TABLES_1 + TABLES_2)
+    finish(db, two)
+
+    one = FIXTURES / "version-1.db"
+    db = empty(one, 1)
+    # Nothing was played yet: the programs of that version had no solver.
+    fill(db, three, TABLES_1, "UPDATE task SET attempts = 0, solved = 0")
+    db.execute("DELETE FROM unit WHERE phase NOT IN ('propose_code', 'propose_model')")
+    finish(db, one)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(pathlib.Path(sys.argv[1]).resolve())
