@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
-use nightschool::archive::ArchiveReader;
 use nightschool::archive::TaskFilter;
 use nightschool::rng;
 use rand::Rng as _;
@@ -44,7 +43,7 @@ fn child_that_acknowledges() {
         Ok(())
     };
     if let Err(error) = outcome() {
-        eprintln!("failed: {error}");
+        writeln!(std::io::stderr(), "failed: {error}").unwrap();
         std::process::exit(FAILED);
     }
 }
@@ -149,7 +148,7 @@ fn fail_often(times: u32) {
     const ENOSPC: i32 = 28;
     let home = tempfile::tempdir().unwrap();
     let Some(library) = fault_library(home.path()) else {
-        eprintln!("not run: there is no C compiler");
+        writeln!(std::io::stderr(), "not run: there is no C compiler").unwrap();
         return;
     };
     let mut draws = rng::stream(1, &["faults", &times.to_string()]);
@@ -232,7 +231,8 @@ fn other_programs_read_while_it_is_written() {
         for (number, sql) in queries.into_iter().enumerate() {
             for mut reader in foreign_readers(&path, sql) {
                 let Ok(output) = reader.output() else {
-                    eprintln!("not run: {:?} is not there", reader.get_program());
+                    writeln!(std::io::stderr(), "not run: {:?} is not there", reader.get_program())
+                        .unwrap();
                     continue;
                 };
                 let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
