@@ -197,7 +197,7 @@ fn text(n: usize) -> String {
 /// Forty documents, every fifth held out, each with a task; every third task was not played.
 fn played() -> School {
     let school = School::new();
-    let split = |n: usize| if n % 5 == 0 { Split::Heldout } else { Split::Train };
+    let split = |n: usize| if n.is_multiple_of(5) { Split::Heldout } else { Split::Train };
     let texts: Vec<String> = (0..40).map(text).collect();
     let one = |n: usize| document(&format!("d{n:02}"), split(n), &texts[n..=n]);
     school.add((0..40).map(one).collect());

@@ -45,7 +45,8 @@ fn leaves(path: &Path, name: &str) -> Vec<u64> {
     let mut statement = connection
         .prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path")
         .unwrap();
-    statement.query_map([name], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    let pages = statement.query_map([name], |row| row.get::<_, i64>(0)).unwrap();
+    pages.map(|page| page.unwrap().cast_unsigned()).collect()
 }
 
 /// Overwrites pages, as a disk that lies does.
