@@ -70,7 +70,7 @@ pub struct TaskRecord {
 impl ArchiveReader {
     /// A page of the tasks that `filter` lets through, and where the next begins. Each task is
     /// read in a transaction of its own, so that an export of a large archive holds up nobody; one
-    /// that was removed in between is left out.
+    /// that was removed in between, or whose evidence a person took out, is left out.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read.
@@ -87,7 +87,7 @@ impl ArchiveReader {
     }
 
     /// The passages of these ids with the documents they stand in, in the same order; those that
-    /// the archive does not have are left out.
+    /// the archive does not have, or not the words of, are left out.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read.
@@ -125,7 +125,7 @@ fn placed(tx: &Transaction<'_>, id: &str) -> Result<Option<PlacedPassage>, Failu
          FROM passage p
          JOIN document_passage dp ON dp.passage_id = p.id
          JOIN document d ON d.id = dp.document_id
-         WHERE p.id = ?1
+         WHERE p.id = ?1 AND p.text <> '' -- taken out
          ORDER BY dp.retired OR d.retired, d.split = 'train', d.id",
     )?;
     let mut rows = statement.query([id])?;

@@ -201,11 +201,16 @@ impl Import<'_> {
         self.report.rows += 1;
         let (draft, state) = match row {
             Err(why) => {
-                let (file, row) = (place.0.to_string(), place.1);
-                self.report.unreadable.push(UnreadableRow { file, row, why });
+                self.leave_out(place, why);
                 return Ok(());
             }
             Ok(Row::Task(row)) => {
+                let path: Vec<String> = row.evidence.iter().map(passages::id_of).collect();
+                if !self.archive.lacking_passages(&path)?.is_empty() {
+                    // Its words are not to come back, in a draft neither.
+                    self.leave_out(place, "a person took its document out".to_string());
+                    return Ok(());
+                }
                 let links = row.parents.iter().zip(0..);
                 self.links.extend(links.map(|(parent, at)| (row.id.clone(), at, parent.clone())));
                 let state = row.state_reason.clone().map(|reason| (row.state, reason));
@@ -222,6 +227,11 @@ impl Import<'_> {
             }
         }
         if self.waiting.len() >= CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    fn leave_out(&mut self, place: Place<'_>, why: String) {
+        let (file, row) = (place.0.to_string(), place.1);
+        self.report.unreadable.push(UnreadableRow { file, row, why });
     }
 
     fn flush(&mut self) -> anyhow::Result<()> {

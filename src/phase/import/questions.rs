@@ -9,6 +9,7 @@ use crate::answer;
 use crate::archive::Archive;
 use crate::archive::ArchiveError;
 use crate::corpus::Miner;
+use crate::phase::curate::PERSON;
 use crate::retrieval::LexicalIndex;
 use crate::retrieval::Retriever;
 use crate::rng::content_id;
@@ -96,7 +97,7 @@ impl Asked {
             seed: Seed { answer, kind, path },
             question: Some(self.question),
             transcript: None,
-            model_version: "person".to_string(),
+            model_version: PERSON.to_string(),
         }
     }
 }

@@ -125,6 +125,28 @@ fn an_import_takes_nothing_from_documents_that_are_there() {
 }
 
 #[test]
+fn what_a_person_took_out_neither_leaves_nor_comes_back() {
+    let one = played();
+    let (dir, rows) = exported(&one, Format::Jsonl, "tasks");
+    let (gone, words) = (&rows[0].document_id, &rows[0].evidence[0].text);
+    one.archive.remove_document(gone, false).unwrap();
+    let (_, rows) = exported(&one, Format::Jsonl, "after");
+    assert_eq!(rows.len(), 39);
+    let prompts = one.rows(&options(Shape::RlTrl, Format::Jsonl), "prompts");
+    let town = words.split('"').next().unwrap();
+    assert!(town.len() > 20 && prompts.values().flatten().count() > 30);
+    assert!(prompts.values().flatten().all(|row| !row.to_string().contains(town)));
+
+    let two = School::new();
+    take(&two, &dir);
+    two.archive.remove_document(gone, true).unwrap();
+    let again = take(&two, &dir);
+    assert_eq!((again.known, again.accepted, again.unreadable.len()), (39, 0, 1));
+    assert_eq!(again.unreadable[0].why, "a person took its document out");
+    two.archive.check().unwrap();
+}
+
+#[test]
 fn edited_words_and_questions_that_are_known_are_seen() {
     let one = played();
     let (dir, rows) = exported(&one, Format::Jsonl, "tasks");
