@@ -47,7 +47,7 @@ pub struct Manifest {
     /// The program that made it.
     pub program_version: String,
     /// The archive's schema.
-    pub schema_version: u32,
+    pub archive_version: u32,
     /// Nights in the archive.
     pub nights: usize,
     /// Tasks in the archive.
@@ -148,7 +148,7 @@ fn write(
         home: std::path::absolute(home.dir())?,
         created_at: options.now,
         program_version: env!("CARGO_PKG_VERSION").to_string(),
-        schema_version: verify_copy(&copy)?,
+        archive_version: verify_copy(&copy)?,
         nights: snapshot.nights()?.len(),
         tasks: tasks.iter().map(|group| group.active + group.stale + group.retired).sum(),
         live_model: snapshot.live_model()?.map(|version| version.id),

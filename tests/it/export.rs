@@ -72,6 +72,7 @@ impl School {
             note: "as fetched".into(),
         };
         archive.put_model_version(&base).unwrap();
+        archive.set_live_model(&base.id, "the first").unwrap();
         archive.begin_night(1, &json!({})).unwrap();
         Self { dir, archive }
     }

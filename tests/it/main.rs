@@ -4,6 +4,7 @@
 
 mod answer;
 mod archive;
+mod backup;
 mod bad_input;
 mod bundled_corpus;
 mod chat;

@@ -46,7 +46,7 @@ fn leaves(path: &Path, name: &str) -> Vec<u64> {
         .prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path")
         .unwrap();
     let pages = statement.query_map([name], |row| row.get::<_, i64>(0)).unwrap();
-    pages.map(|page| page.unwrap() as u64).collect()
+    pages.map(|page| page.unwrap().cast_unsigned()).collect()
 }
 
 /// Overwrites pages, as a disk that lies does.

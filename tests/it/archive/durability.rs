@@ -1,5 +1,8 @@
 //! What was acknowledged stays, whatever happens: `kill -9`, failing writes and flushes, damage.
 
+// Says why a test is not run.
+#![allow(clippy::print_stderr)]
+
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Write as _;
