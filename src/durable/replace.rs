@@ -42,11 +42,15 @@ impl Move {
 /// are left are made by the next lock.
 pub fn replace(directory: &Path, moves: &[Move]) -> Result<(), DurableError> {
     let list = directory.join(MOVES_FILE);
-    let text = serde_json::to_vec_pretty(moves)
-        .map_err(|error| DurableError::io("write", &list, error.into()))?;
-    write_file(&list, &text)?;
+    write_moves(&list, moves)?;
     finish_replacement(directory)?;
     Ok(())
+}
+
+fn write_moves(list: &Path, moves: &[Move]) -> Result<(), DurableError> {
+    let text = serde_json::to_vec_pretty(moves)
+        .map_err(|error| DurableError::io("write", list, error.into()))?;
+    write_file(list, &text)
 }
 
 /// Whether moves of a [`replace`] that did not end are left.
@@ -65,7 +69,7 @@ pub(super) fn finish_replacement(directory: &Path) -> Result<bool, DurableError>
         Err(error) => return Err(failed(error)),
     };
     let moves: Vec<Move> = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
-    for Move { from, to } in &moves {
+    for (done, Move { from, to }) in moves.iter().enumerate() {
         let (from, to) = (directory.join(from), directory.join(to));
         match std::fs::rename(&from, &to) {
             Ok(()) => {}
@@ -78,6 +82,8 @@ pub(super) fn finish_replacement(directory: &Path) -> Result<bool, DurableError>
                 sync_directory(parent)?;
             }
         }
+        // A name may be moved away and another put there: what is done must not be done again.
+        write_moves(&list, &moves[done + 1..])?;
     }
     std::fs::remove_file(&list).map_err(|error| DurableError::io("remove", &list, error))?;
     sync_directory(directory)?;

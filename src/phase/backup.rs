@@ -113,7 +113,7 @@ pub fn create(home: &Home, options: &BackupOptions) -> anyhow::Result<Backup> {
 
 /// A name from the clock that is not taken; names are in the order of time.
 fn free_name(folder: &Path, now: Timestamp) -> PathBuf {
-    let stem = now.strftime("%Y-%m-%dT%H%M%SZ").to_string();
+    let stem = now.strftime("%Y-%m-%dT%H%M%S%.3fZ").to_string();
     let numbered = (2..).map(|number| folder.join(format!("{stem}-{number}")));
     let mut names = std::iter::once(folder.join(&stem)).chain(numbered);
     names.find(|name| !name.exists()).unwrap_or_else(|| folder.join(stem))
