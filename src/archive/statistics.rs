@@ -32,6 +32,36 @@ pub enum TaskGrouping {
 }
 
 impl TaskGrouping {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Origin,
+        Self::Night,
+        Self::Kind,
+        Self::Hops,
+        Self::Band,
+        Self::State,
+        Self::Document,
+        Self::Topic,
+        Self::ProposedBy,
+        Self::PlayedBy,
+    ];
+
+    /// The name used on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Night => "night",
+            Self::Kind => "kind",
+            Self::Hops => "hops",
+            Self::Band => "band",
+            Self::State => "state",
+            Self::Document => "document",
+            Self::Topic => "topic",
+            Self::ProposedBy => "proposed-by",
+            Self::PlayedBy => "played-by",
+        }
+    }
+
     /// The columns that make a group's name, joined by a comma and a blank.
     fn expression(self) -> &'static str {
         match self {

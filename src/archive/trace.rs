@@ -15,6 +15,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::ArchiveReader;
+use super::curation::Curation;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::lineage;
@@ -117,12 +118,13 @@ impl ArchiveReader {
     /// [`ArchiveError::NotFound`] or [`ArchiveError::Ambiguous`].
     pub fn task_trace(&self, prefix: &str) -> Result<Trace, ArchiveError> {
         let detail = self.task_detail(prefix)?;
+        let decisions = self.curations(&detail.task.task.id)?;
         self.read(|tx| {
             let mut tracer = Tracer::default();
             let task = tracer.origins(tx, &detail)?;
             tracer.plays(&detail, task);
             tracer.trainings(tx, &detail, task)?;
-            tracer.curations(tx, &detail, task)?;
+            tracer.curations(&decisions, task);
             Ok(Trace { graph: tracer.graph, task })
         })
     }
@@ -308,23 +310,11 @@ impl Tracer {
         Ok(())
     }
 
-    fn curations(
-        &mut self,
-        tx: &Transaction<'_>,
-        detail: &TaskDetail,
-        task: NodeIndex,
-    ) -> Result<(), Failure> {
-        let mut statement = tx.prepare_cached(
-            "SELECT ordinal, action, note FROM curation WHERE task_id = ?1 ORDER BY ordinal",
-        )?;
-        let mut rows = statement.query([&detail.task.task.id])?;
-        while let Some(row) = rows.next()? {
-            let (place, action, note): (u32, String, String) =
-                (row.get(0)?, row.get(1)?, row.get(2)?);
-            let about = if note.is_empty() { action } else { format!("{action}: {note}") };
+    fn curations(&mut self, decisions: &[Curation], task: NodeIndex) {
+        for (place, Curation { action, note, .. }) in decisions.iter().enumerate() {
+            let about = if note.is_empty() { action.clone() } else { format!("{action}: {note}") };
             self.node(TraceKind::Curation, &format!("{}", place + 1), about, &[task]);
         }
-        Ok(())
     }
 }
 

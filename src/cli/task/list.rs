@@ -55,7 +55,11 @@ enum Sort {
 }
 
 /// The names of a closed set, for `--help` and for its errors.
-fn one_of<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T, String> {
+pub(super) fn one_of<T: Copy>(
+    text: &str,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
     let names = || all.iter().map(|one| name(*one)).collect::<Vec<_>>().join(", ");
     let found = all.iter().find(|one| name(**one) == text);
     found.copied().ok_or_else(|| format!("it must be one of {}", names()))

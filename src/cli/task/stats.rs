@@ -1,57 +1,28 @@
 //! Totals over tasks, and what became of the drafts.
 
 use clap::Args;
-use clap::ValueEnum;
 use serde_json::json;
 
 use super::super::Json;
 use super::super::Output;
 use super::super::output::table;
+use super::list::one_of;
 use crate::archive::ArchiveReader;
 use crate::archive::TaskGrouping;
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Grouping {
-    Origin,
-    Night,
-    Kind,
-    Hops,
-    Band,
-    State,
-    Document,
-    Topic,
-    ProposedBy,
-    PlayedBy,
-}
-
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatsArgs {
-    /// What tasks are grouped by
-    #[arg(long, default_value = "origin")]
-    by: Grouping,
+    /// What tasks are grouped by: origin, night, kind, hops, band, state, document, topic,
+    /// proposed-by, played-by
+    #[arg(long, default_value = "origin",
+          value_parser = |text: &str| one_of(text, &TaskGrouping::ALL, TaskGrouping::as_str))]
+    by: TaskGrouping,
     #[command(flatten)]
     json: Json,
 }
 
-impl Grouping {
-    fn grouping(self) -> TaskGrouping {
-        match self {
-            Self::Origin => TaskGrouping::Origin,
-            Self::Night => TaskGrouping::Night,
-            Self::Kind => TaskGrouping::Kind,
-            Self::Hops => TaskGrouping::Hops,
-            Self::Band => TaskGrouping::Band,
-            Self::State => TaskGrouping::State,
-            Self::Document => TaskGrouping::Document,
-            Self::Topic => TaskGrouping::Topic,
-            Self::ProposedBy => TaskGrouping::ProposedBy,
-            Self::PlayedBy => TaskGrouping::PlayedBy,
-        }
-    }
-}
-
 pub(super) fn run(archive: &ArchiveReader, args: &StatsArgs) -> anyhow::Result<()> {
-    let groups = archive.task_stats(args.by.grouping())?;
+    let groups = archive.task_stats(args.by)?;
     let gate = archive.gate_counts(None)?;
     Output::new(args.json.json).show(&json!({ "tasks": groups, "drafts": gate }), || {
         let rows = groups.iter().map(|group| {

@@ -126,7 +126,7 @@ fn what_was_acknowledged_survives_kills() {
 }
 
 #[test]
-#[ignore = "some minutes"]
+#[ignore = "the long run, by hand: -- archive::durability --ignored 200"]
 fn what_was_acknowledged_survives_200_kills() {
     kill_often(200);
 }
@@ -197,7 +197,7 @@ fn what_was_acknowledged_survives_failing_writes() {
 }
 
 #[test]
-#[ignore = "some minutes"]
+#[ignore = "the long run, by hand: -- archive::durability --ignored 200"]
 fn what_was_acknowledged_survives_200_failing_writes() {
     fail_often(200);
 }
