@@ -66,6 +66,12 @@ const ROLLOUTS: &str = "INSERT INTO gone_rollout
 /// Versions whose training used one of these tasks, and all that came from them.
 const VERSIONS: &str = "
     WITH RECURSIVE tainted (id) AS (
+        SELECT m.id FROM train_draft i
+        JOIN train_step s ON s.night = i.night AND s.phase = i.phase AND s.adapter = i.adapter
+            AND s.step = i.step
+        JOIN model_version m ON m.night = s.night AND m.parent = s.model_version
+        WHERE i.draft_id IN (SELECT id FROM gone_draft)
+        UNION
         SELECT m.id FROM train_item i
         JOIN train_step s ON s.night = i.night AND s.phase = i.phase AND s.adapter = i.adapter
             AND s.step = i.step
@@ -79,11 +85,14 @@ const VERSIONS: &str = "
     SELECT id FROM tainted ORDER BY id";
 
 /// What is deleted with the drafts, in an order that leaves no reference behind.
-const DELETIONS: [&str; 13] = [
+const DELETIONS: [&str; 15] = [
     "DELETE FROM verification WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM train_item WHERE task_id IN (SELECT id FROM gone_draft)",
+    "DELETE FROM train_draft WHERE draft_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM rollout WHERE rowid IN (SELECT number FROM gone_rollout)",
-    "DELETE FROM prompt WHERE id NOT IN (SELECT prompt_id FROM rollout WHERE prompt_id NOT NULL)",
+    "DELETE FROM proposal WHERE draft_id IN (SELECT id FROM gone_draft)",
+    "DELETE FROM prompt WHERE id NOT IN (SELECT prompt_id FROM rollout WHERE prompt_id NOT NULL
+         UNION SELECT prompt_id FROM proposal WHERE prompt_id NOT NULL)",
     "DELETE FROM task_play WHERE task_id IN (SELECT id FROM gone_draft)",
     "UPDATE curation SET replaced_by = NULL WHERE replaced_by IN (SELECT id FROM gone_draft)",
     "DELETE FROM curation WHERE task_id IN (SELECT id FROM gone_draft)",

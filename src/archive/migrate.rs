@@ -14,7 +14,7 @@ use super::value;
 use crate::rollout::Step;
 
 /// How many migrations there are: the schema version this program reads and writes.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 
 /// All of them; a released one never changes.
 fn all() -> Migrations<'static> {
@@ -24,6 +24,7 @@ fn all() -> Migrations<'static> {
         M::up(include_str!("migrations/0003_objectives_and_adapters.sql")),
         M::up_with_hook(include_str!("migrations/0004_lineage_and_lists.sql"), to_version_4)
             .foreign_key_check(),
+        M::up(include_str!("migrations/0006_proposals.sql")).foreign_key_check(),
     ])
 }
 

@@ -63,8 +63,9 @@ fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
     Ok(StoredRollout { night, round, rollout, score, sampling })
 }
 
-/// The prompt, and the runs of tokens behind it, cut from those of all of them.
-fn steps_of(row: &Row<'_>) -> rusqlite::Result<Vec<Step>> {
+/// The prompt (column 16), and the runs of tokens behind it (9), cut from those of all of them (10,
+/// with log-probabilities in 11).
+pub(super) fn steps_of(row: &Row<'_>) -> rusqlite::Result<Vec<Step>> {
     let prompt = match row.get_ref(16)? {
         ValueRef::Null => None,
         _ => {
@@ -201,7 +202,7 @@ impl Archive {
     }
 }
 
-fn put_sampling(tx: &Transaction<'_>, sampling: &Value) -> Result<String, Failure> {
+pub(super) fn put_sampling(tx: &Transaction<'_>, sampling: &Value) -> Result<String, Failure> {
     let text = sampling.to_string();
     let id = content_id(&["sampling", &text]);
     tx.prepare_cached(
@@ -211,6 +212,21 @@ fn put_sampling(tx: &Transaction<'_>, sampling: &Value) -> Result<String, Failur
     Ok(id)
 }
 
+/// Every token of the model has a log-probability, and no other has.
+pub(super) fn check_logprobs(whose: &str, steps: &[Step]) -> Result<(), Failure> {
+    for (ordinal, step) in steps.iter().enumerate() {
+        let expected = if step.owner == Owner::Model { step.tokens.len() } else { 0 };
+        if step.logprobs.len() != expected {
+            return Err(Failure::inconsistent(format!(
+                "{whose}: step {ordinal} has {} tokens and {} log-probabilities",
+                step.tokens.len(),
+                step.logprobs.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn put_rollout(
     tx: &Transaction<'_>,
     (night, round): (u32, u32),
@@ -218,18 +234,8 @@ fn put_rollout(
     rollout: &Rollout,
     score: &Score,
 ) -> Result<(), Failure> {
-    for (ordinal, step) in rollout.steps.iter().enumerate() {
-        let expected = if step.owner == Owner::Model { step.tokens.len() } else { 0 };
-        if step.logprobs.len() != expected {
-            return Err(Failure::inconsistent(format!(
-                "rollout {} of task {}: step {ordinal} has {} tokens and {} log-probabilities",
-                rollout.index,
-                rollout.task_id,
-                step.tokens.len(),
-                step.logprobs.len()
-            )));
-        }
-    }
+    let whose = format!("rollout {} of task {}", rollout.index, rollout.task_id);
+    check_logprobs(&whose, &rollout.steps)?;
     let packed = PackedSteps::new(&rollout.steps);
     let prompt_id = packed.prompt.map(|tokens| put_prompt(tx, tokens)).transpose()?;
     tx.prepare_cached(

@@ -21,8 +21,10 @@ use crate::config::ObjectiveName;
 pub enum TrainPhase {
     /// Masked likelihood on tasks, before the first game.
     WarmStart,
-    /// Training on rollouts.
+    /// Training the solver on rollouts.
     Policy,
+    /// Training the proposer on its drafts.
+    Proposer,
 }
 
 impl TrainPhase {
@@ -31,6 +33,7 @@ impl TrainPhase {
         match self {
             Self::WarmStart => "warm_start",
             Self::Policy => "policy",
+            Self::Proposer => "proposer",
         }
     }
 }
@@ -57,11 +60,27 @@ pub struct TrainStep {
 
 /// A piece of what an optimiser step learnt from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TrainItem {
-    /// The task.
-    pub task_id: String,
-    /// Round and place in the group of the rollout; none for a demonstration.
-    pub rollout: Option<(u32, u32)>,
+#[serde(rename_all = "snake_case")]
+pub enum TrainItem {
+    /// A task, as a demonstration.
+    Task {
+        /// The task.
+        task_id: String,
+    },
+    /// A rollout.
+    Rollout {
+        /// The task that it attempts.
+        task_id: String,
+        /// Its round.
+        round: u32,
+        /// Its place in the group.
+        index: u32,
+    },
+    /// A draft, which may have been turned away.
+    Draft {
+        /// The draft.
+        draft_id: String,
+    },
 }
 
 impl ArchiveReader {
@@ -75,7 +94,7 @@ impl ArchiveReader {
             let mut statement = tx.prepare(
                 "SELECT phase, adapter, step, objective, model_version, metrics_json
                  FROM train_step WHERE night = ?1
-                 ORDER BY phase = 'policy', adapter = 'proposer', step",
+                 ORDER BY phase <> 'warm_start', phase = 'policy', adapter = 'proposer', step",
             )?;
             let steps = statement.query_map([night], |row| {
                 Ok(TrainStep {
@@ -127,21 +146,28 @@ impl Archive {
 }
 
 fn put_items(tx: &Transaction<'_>, night: u32, step: &TrainStep) -> Result<(), Failure> {
-    let mut statement = tx.prepare_cached(
+    let mut of_task = tx.prepare_cached(
         "INSERT INTO train_item (night, phase, adapter, step, ordinal, task_id, round, rollout)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
+    let mut of_draft = tx.prepare_cached(
+        "INSERT INTO train_draft (night, phase, adapter, step, ordinal, draft_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    let (phase, adapter, number) = (step.phase.as_str(), step.adapter.as_str(), step.step);
     for (ordinal, item) in step.items.iter().enumerate() {
-        statement.execute(params![
-            night,
-            step.phase.as_str(),
-            step.adapter.as_str(),
-            step.step,
-            ordinal as i64,
-            item.task_id,
-            item.rollout.map(|(round, _)| round),
-            item.rollout.map(|(_, ordinal)| ordinal),
-        ])?;
+        let ordinal = ordinal as i64;
+        let (task_id, rollout) = match item {
+            TrainItem::Task { task_id } => (task_id, None),
+            TrainItem::Rollout { task_id, round, index } => (task_id, Some((round, index))),
+            TrainItem::Draft { draft_id } => {
+                of_draft.execute(params![night, phase, adapter, number, ordinal, draft_id])?;
+                continue;
+            }
+        };
+        let (round, index) = rollout.unzip();
+        of_task
+            .execute(params![night, phase, adapter, number, ordinal, task_id, round, index])?;
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("train.rank", settings.train.rank, 1, 512),
         ("train.target_modules", settings.train.target_modules.len(), 1, Target::COUNT),
         ("train.groups", settings.train.groups, 1, 4096),
+        ("train_proposer.every", settings.train_proposer.every, 1, 1000),
+        ("train_proposer.drafts", settings.train_proposer.drafts, 1, 4096),
         ("train.checkpoint_steps", settings.train.checkpoint_steps, 1, 10_000),
         ("retention.adapters", settings.retention.adapters, 0, 1_000_000),
         ("retention.checkpoints", settings.retention.checkpoints, 0, 10_000),
@@ -30,6 +32,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             return Err(ConfigError::Range { key, reason });
         }
     }
+    let proposer = &settings.train_proposer;
     let reals = [
         ("heldout.documents", settings.heldout.documents, 0.0, 0.5),
         ("propose.temperature", f64::from(settings.propose.temperature), 0.0, 5.0),
@@ -37,6 +40,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("verify.min_f1", f64::from(settings.verify.min_f1), 0.01, 1.0),
         ("train.learning_rate", f64::from(settings.train.learning_rate), 0.0, 1.0),
         ("warm_start.learning_rate", f64::from(settings.warm_start.learning_rate), 0.0, 1.0),
+        ("train_proposer.learning_rate", f64::from(proposer.learning_rate), 0.0, 1.0),
+        (
+            "train_proposer.likelihood_min_reward",
+            f64::from(proposer.likelihood_min_reward),
+            0.0,
+            1.0,
+        ),
         ("train.weight_decay", settings.train.weight_decay, 0.0, 1.0),
         ("train.clip_low", f64::from(settings.train.clip_low), 0.0, 1.0),
         ("train.clip_high", f64::from(settings.train.clip_high), 0.0, 10.0),

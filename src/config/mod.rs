@@ -11,6 +11,7 @@ mod remote;
 mod retention;
 mod roles;
 mod train;
+mod train_proposer;
 mod tripwires;
 
 use std::path::Path;
@@ -34,6 +35,10 @@ pub use self::roles::AdapterSlot;
 pub use self::roles::Adapters;
 pub use self::roles::Role;
 pub use self::train::Train;
+pub use self::train_proposer::Order;
+pub use self::train_proposer::ProposalReward;
+pub use self::train_proposer::ProposerObjective;
+pub use self::train_proposer::TrainProposer;
 pub use self::tripwires::Tripwires;
 
 /// The defaults, commented; what `nightschool init` writes.
@@ -96,6 +101,8 @@ pub struct Settings {
     pub solve: Solve,
     /// How rollouts are trained on.
     pub train: Train,
+    /// How the proposer is trained on what became of its drafts.
+    pub train_proposer: TrainProposer,
     /// What stops that training.
     pub tripwires: Tripwires,
     /// How adapters are compared.

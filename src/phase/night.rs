@@ -241,7 +241,6 @@ impl<'a> Night<'a> {
         self.evaluate(&suite, &incumbent)?;
         let mut policy = self.policy_at(&incumbent)?;
         self.warm_start(&incumbent, &mut policy)?;
-        self.propose_by_model(&policy)?;
         for round in 0..self.settings.solve.rounds as u32 {
             if !self.play_round(round, &mut policy)? {
                 break;

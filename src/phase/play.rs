@@ -13,8 +13,11 @@ use super::statistics::RoundStatistics;
 use super::train::Course;
 use super::train::PlannedStep;
 use crate::archive::StoredRollout;
+use crate::archive::StoredTask;
 use crate::archive::TrainPhase;
 use crate::config::ObjectiveName;
+use crate::config::Order;
+use crate::config::ProposerObjective;
 use crate::config::Role;
 use crate::curriculum::Entry;
 use crate::curriculum::Learnability;
@@ -28,7 +31,7 @@ use crate::solver::Solver;
 use crate::task::Origin;
 use crate::task::Task;
 use crate::trainer::Trainer;
-use crate::trainer::objective::Advantage;
+use crate::trainer::batch::Example;
 use crate::trainer::objective::Correction;
 use crate::trainer::objective::Objective;
 use crate::trainer::objective::PolicyGradient;
@@ -52,14 +55,15 @@ impl Night<'_> {
             return Ok(true);
         }
         if self.stop()?.is_none() {
+            self.propose_by_model(round, policy)?;
             let tasks = self.pick(round)?;
             if tasks.is_empty() {
                 tracing::warn!(round, "no task to play");
                 return Ok(true);
             }
             self.roll_out(round, &tasks, policy)?;
-            let groups = self.groups(round, &tasks, policy)?;
-            self.train_on_groups(round, groups, policy)?;
+            self.score_proposals(round)?;
+            self.train_both(round, &tasks, policy)?;
         }
         if let Some(stop) = self.stop()? {
             tracing::warn!(round, "training stopped at {stop}");
@@ -71,16 +75,25 @@ impl Night<'_> {
         Ok(true)
     }
 
-    /// The tasks of a round, chosen once and kept, because playing them changes what the choice
-    /// is made from.
+    /// The tasks of a round: the model's new ones, whose worth is to be found out, then others.
+    /// Chosen once and kept, because playing them changes what the choice is made from.
     fn pick(&self, round: u32) -> anyhow::Result<Vec<Task>> {
         let key = format!("picks/{}/{round}", self.number);
         let mut tasks = self.training_tasks()?;
         let picked: Vec<String> = match self.archive.meta(&key)? {
             Some(stored) => serde_json::from_str(&stored)?,
             None => {
+                let n = self.settings.solve.tasks;
+                let is_new = |stored: &&StoredTask| {
+                    let task = &stored.task;
+                    (task.origin, task.night) == (Origin::Model, Some(self.number))
+                        && stored.attempts == 0
+                };
+                let new = tasks.values().filter(is_new).take(n);
+                let mut picked: Vec<String> = new.map(|stored| stored.task.id.clone()).collect();
                 let entries: Vec<Entry> = tasks
                     .values()
+                    .filter(|stored| !picked.contains(&stored.task.id))
                     .map(|stored| Entry {
                         task_id: stored.task.id.clone(),
                         attempts: stored.attempts,
@@ -89,7 +102,7 @@ impl Night<'_> {
                     })
                     .collect();
                 let mut rng = rng::stream(self.seed(), &["picks", &round.to_string()]);
-                let picked = Learnability.pick(&entries, self.settings.solve.tasks, &mut rng);
+                picked.extend(Learnability.pick(&entries, n - picked.len(), &mut rng));
                 self.archive.put_meta(&key, &serde_json::to_string(&picked)?)?;
                 picked
             }
@@ -140,12 +153,42 @@ impl Night<'_> {
         Ok(())
     }
 
+    /// Trains proposer and solver on what the round brought, in the order of the settings.
+    fn train_both(&self, round: u32, tasks: &[Task], policy: &mut Policy) -> anyhow::Result<()> {
+        let mut baselines = self.baselines(round)?;
+        let mut proposals = self.proposer_steps(round, &mut baselines)?;
+        if let Some((steps, _)) = &mut proposals {
+            let examples = steps.iter_mut().flat_map(|step| &mut step.examples);
+            if self.settings.train_proposer.objective == ProposerObjective::PolicyGradient {
+                self.score_before_update(Role::Proposer, examples, policy)?;
+            }
+        }
+        let groups = self.groups(round, tasks, policy, &mut baselines)?;
+        self.archive.put_meta(BASELINES, &serde_json::to_string(&baselines)?)?;
+        let (of_proposer, of_solver) = (self.proposer_objective(), self.objective());
+        let proposer =
+            proposals.map(|steps| self.proposer_course(round, steps, &of_proposer));
+        let solver = self.solver_course(round, &groups, &of_solver)?;
+        let courses: Vec<Course<'_>> = match self.settings.train_proposer.order {
+            Order::ProposerFirst => proposer.into_iter().chain([solver]).collect(),
+            Order::SolverFirst => [solver].into_iter().chain(proposer).collect(),
+        };
+        for (place, course) in courses.iter().enumerate() {
+            // A later course of the same adapter that has begun holds what the earlier one learnt.
+            if !self.has_begun_after(&courses, place)? {
+                self.train(policy, course)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The round's groups that can teach, as training examples, in the order of the picks.
     fn groups(
         &self,
         round: u32,
         tasks: &[Task],
         policy: &Policy,
+        baselines: &mut Baselines,
     ) -> anyhow::Result<Vec<ChosenGroup>> {
         let mut by_task: BTreeMap<String, Vec<StoredRollout>> = BTreeMap::new();
         for stored in self.archive.rollouts_in(self.number, round)? {
@@ -156,16 +199,12 @@ impl Night<'_> {
             Some(PlayedGroup { hops: task.evidence.len(), rollouts })
         });
         let train = &self.settings.train;
-        let mut baselines = self.baselines(round)?;
-        let (mut chosen, counts) = selection::select(train, groups.collect(), &mut baselines);
-        if self.has_baselines() {
-            self.archive.put_meta(BASELINES, &serde_json::to_string(&baselines)?)?;
-        }
+        let (mut chosen, counts) = selection::select(train, groups.collect(), baselines);
         self.archive.put_meta(&self.counts_key(round), &serde_json::to_string(&counts)?)?;
         metrics::count_left_out(&counts);
-        let policy_gradient = train.objective == ObjectiveName::PolicyGradient;
-        if policy_gradient && train.correction != Correction::None {
-            self.score_before_update(&mut chosen, policy)?;
+        if train.objective == ObjectiveName::PolicyGradient {
+            let examples = chosen.iter_mut().map(|group| &mut group.example);
+            self.score_before_update(Role::Solver, examples, policy)?;
         }
         Ok(chosen)
     }
@@ -185,17 +224,8 @@ impl Night<'_> {
         Ok(all)
     }
 
-    /// Whether rewards are compared with moving averages.
-    fn has_baselines(&self) -> bool {
-        let train = &self.settings.train;
-        (train.objective, train.advantage) == (ObjectiveName::PolicyGradient, Advantage::Reinforce)
-    }
-
     /// The moving averages as they were before this round, also when it is gone through again.
     fn baselines(&self, round: u32) -> anyhow::Result<Baselines> {
-        if !self.has_baselines() {
-            return Ok(Baselines::default());
-        }
         let key = format!("{BASELINES}/{}/{round}", self.number);
         let stored = match self.archive.meta(&key)? {
             Some(stored) => stored,
@@ -208,29 +238,32 @@ impl Night<'_> {
         Ok(serde_json::from_str(&stored)?)
     }
 
-    /// Computes what the trainer itself thinks of the rollouts' tokens, with the weights that
-    /// sampled them.
-    fn score_before_update(
+    /// Computes what the trainer itself thinks of sampled tokens, with the weights as they were
+    /// stored last, where the objective corrects by it.
+    fn score_before_update<'e>(
         &self,
-        groups: &mut [ChosenGroup],
+        role: Role,
+        examples: impl IntoIterator<Item = &'e mut Example>,
         policy: &Policy,
     ) -> anyhow::Result<()> {
+        if self.settings.train.correction == Correction::None {
+            return Ok(());
+        }
         let sampled_from = self.load_adapters(&policy.version)?;
         let sampled_from = sampled_from.as_ref().unwrap_or(&policy.adapters);
         // Frozen: nothing is learnt here, so nothing is kept for a gradient.
-        let adapter = sampled_from.of(Role::Solver).frozen()?;
+        let adapter = sampled_from.of(role).frozen()?;
         let optimizer = AdamW::new(self.optimizer_settings());
         let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, self.limits());
-        let examples = groups.iter_mut().map(|group| &mut group.example);
         Ok(trainer.score_before_update(examples)?)
     }
 
-    fn train_on_groups(
+    fn solver_course<'a>(
         &self,
         round: u32,
-        groups: Vec<ChosenGroup>,
-        policy: &mut Policy,
-    ) -> anyhow::Result<()> {
+        groups: &[ChosenGroup],
+        objective: &'a Objective,
+    ) -> anyhow::Result<Course<'a>> {
         let train = &self.settings.train;
         let steps_per_round = self.settings.solve.tasks.div_ceil(train.groups);
         let rates = RateSchedule {
@@ -251,18 +284,17 @@ impl Night<'_> {
             }
         });
         let rollouts = self.archive.rollouts_in(self.number, round)?;
-        let course = Course {
+        Ok(Course {
             title: format!("training on rollouts, round {}", round + 1),
             phase: TrainPhase::Policy,
             role: Role::Solver,
             steps: steps.collect(),
             // A step on rollouts is dear.
             stretch: 1,
-            objective: &self.objective(),
+            objective,
             named: train.objective,
             about: RoundStatistics::of(&rollouts).recorded(),
-        };
-        self.train(policy, &course)
+        })
     }
 
     /// What training on rollouts minimises.
@@ -273,19 +305,28 @@ impl Night<'_> {
             ObjectiveName::Preference => {
                 Objective::Preference(Preference { beta: train.preference_beta })
             }
-            ObjectiveName::PolicyGradient => Objective::PolicyGradient(PolicyGradient {
-                clip_low: train.clip_low,
-                clip_high: train.clip_high,
-                dual_clip: train.dual_clip,
-                kl_coefficient: train.kl_coefficient,
-                // A limit that is set is checked, whatever the weight.
-                measure_kl: self.settings.tripwires.kl_max.is_some(),
-                entropy_coefficient: train.entropy_coefficient,
-                aggregation: train.aggregation,
-                constant_length: self.settings.solve.max_tokens,
-                correction: train.correction,
-                correction_limit: train.correction_limit,
-            }),
+            ObjectiveName::PolicyGradient => {
+                Objective::PolicyGradient(self.policy_gradient(self.settings.solve.max_tokens))
+            }
+        }
+    }
+
+    /// The policy gradient of the settings; `constant_length` is the length that counts where all
+    /// count the same.
+    pub(super) fn policy_gradient(&self, constant_length: usize) -> PolicyGradient {
+        let train = &self.settings.train;
+        PolicyGradient {
+            clip_low: train.clip_low,
+            clip_high: train.clip_high,
+            dual_clip: train.dual_clip,
+            kl_coefficient: train.kl_coefficient,
+            // A limit that is set is checked, whatever the weight.
+            measure_kl: self.settings.tripwires.kl_max.is_some(),
+            entropy_coefficient: train.entropy_coefficient,
+            aggregation: train.aggregation,
+            constant_length,
+            correction: train.correction,
+            correction_limit: train.correction_limit,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::policy::Policy;
 use crate::archive::Archive;
 use crate::archive::GatedDraft;
 use crate::archive::ModelKind;
+use crate::archive::Proposal;
 use crate::archive::TaskFilter;
 use crate::config::Role;
 use crate::corpus::KnowledgeGraph;
@@ -17,6 +18,7 @@ use crate::inference::Sampling;
 use crate::model::adapter_set::is_untouched;
 use crate::progress::Progress;
 use crate::proposer::Proposer;
+use crate::proposer::Written;
 use crate::proposer::cloze;
 use crate::proposer::seeded::AnswerSeeded;
 use crate::rng;
@@ -67,7 +69,8 @@ impl Night<'_> {
                         Some(cloze::draft(seed, passage, self.number))
                     });
                     let model: Option<&dyn Generator> = (name == "checked").then_some(&base);
-                    self.gate(PHASE, &key, drafts.collect(), model.map(|model| (model, model)))?;
+                    let gated = self.gate(drafts.collect(), model.map(|model| (model, model)))?;
+                    self.archive.record_drafts(&self.unit(PHASE, &key), &gated)?;
                 }
                 progress.advance(seeds.len() as u64);
             }
@@ -76,15 +79,18 @@ impl Night<'_> {
         Ok(())
     }
 
-    /// Questions by the model, for given answers; the whole gate decides.
-    pub(super) fn propose_by_model(&self, policy: &Policy) -> anyhow::Result<()> {
-        const PHASE: &str = "propose_model";
-        if self.done(PHASE, "all")? {
+    /// A round's questions by the policy, for given answers; the whole gate decides.
+    pub(super) fn propose_by_model(&self, round: u32, policy: &Policy) -> anyhow::Result<()> {
+        let phase = format!("propose/{round}");
+        if self.done(&phase, "all")? {
             return Ok(());
         }
         let settings = &self.settings.propose;
         let seeds = self.seeds("model", settings.model_drafts, settings.hops)?;
-        let progress = Progress::start("drafts by the model, and their gate", seeds.len() as u64);
+        let per_round = settings.model_drafts.div_ceil(self.settings.solve.rounds.max(1));
+        let seeds = seeds.chunks(per_round.max(1)).nth(round as usize).unwrap_or_default();
+        let title = format!("drafts by the model, and their gate, round {}", round + 1);
+        let progress = Progress::start(&title, seeds.len() as u64);
         let base = self.base()?;
         let version = &policy.version.id;
         let generator = |role| self.generator(Some(policy.adapter(role)), version, role);
@@ -109,14 +115,22 @@ impl Night<'_> {
         };
         for (index, seeds) in seeds.chunks(MODEL_UNIT).enumerate() {
             let key = format!("{index:04}");
-            if !self.done(PHASE, &key)? {
+            if !self.done(&phase, &key)? {
                 self.check_interrupt()?;
-                let drafts = proposer.propose(seeds)?;
-                self.gate(PHASE, &key, drafts, Some((&reader, &base)))?;
+                let written = proposer.propose(seeds)?;
+                let drafts = written.iter().map(|written| written.draft.clone()).collect();
+                let gated = self.gate(drafts, Some((&reader, &base)))?;
+                let proposals: Vec<Proposal> = gated
+                    .into_iter()
+                    .zip(written)
+                    .map(|(gated, Written { steps, stop, .. })| Proposal { gated, steps, stop })
+                    .collect();
+                let (unit, sampling) = (self.unit(&phase, &key), proposer.sampling());
+                self.archive.record_proposals(&unit, round, &sampling, &proposals)?;
             }
             progress.advance(seeds.len() as u64);
         }
-        self.archive.record_unit(&self.unit(PHASE, "all"))?;
+        self.archive.record_unit(&self.unit(&phase, "all"))?;
         Ok(())
     }
 
@@ -146,15 +160,13 @@ impl Night<'_> {
         Ok(seeds)
     }
 
-    /// Takes drafts through the gate and stores them with their verdicts. `models` are the reader
-    /// with documents and the one from memory; without them only the rules are checked.
+    /// Takes drafts through the gate, in their order. `models` are the reader with documents and
+    /// the one from memory; without them only the rules are checked.
     fn gate(
         &self,
-        phase: &str,
-        key: &str,
         drafts: Vec<Draft>,
         models: Option<(&dyn Generator, &dyn Generator)>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<GatedDraft>> {
         let mut candidates: Vec<Candidate> = drafts.into_iter().map(Candidate::new).collect();
         let mut rules = RuleChecks::new(&self.settings.verify, &self.passages, self.archive);
         for candidate in &mut candidates {
@@ -174,10 +186,7 @@ impl Night<'_> {
             };
             checks.run(&mut candidates, with_documents, from_memory)?;
         }
-        let gated: Vec<GatedDraft> =
-            candidates.into_iter().map(|candidate| self.gated(candidate)).collect();
-        self.archive.record_drafts(&self.unit(phase, key), &gated)?;
-        Ok(())
+        Ok(candidates.into_iter().map(|candidate| self.gated(candidate)).collect())
     }
 
     fn gated(&self, candidate: Candidate) -> GatedDraft {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::night::Night;
-use super::statistics::RoundStatistics;
+use super::rounds::RoundReport;
 use crate::archive::Suite;
 use crate::archive::SuiteOrigin;
 use crate::archive::TrainPhase;
@@ -46,8 +46,11 @@ pub struct TrainReport {
     pub tokens: u64,
     /// Steps of the warm start.
     pub warm_start_steps: usize,
-    /// Steps on rollouts.
+    /// Steps of the solver on rollouts.
     pub policy_steps: usize,
+    /// Steps of the proposer on its drafts.
+    #[serde(default)]
+    pub proposer_steps: usize,
     /// Steps, of both, whose loss or gradient was not finite: they changed nothing.
     pub skipped_steps: usize,
     /// What training on rollouts minimised.
@@ -105,6 +108,9 @@ pub struct Report {
     pub rollouts: u64,
     /// Share of them whose answer matched exactly.
     pub solve_rate: f64,
+    /// What each round brought.
+    #[serde(default)]
+    pub rounds: Vec<RoundReport>,
     /// What training did.
     pub train: TrainReport,
     /// Held-out evaluation.
@@ -156,15 +162,11 @@ impl Night<'_> {
             (origin.as_str().to_string(), report)
         });
         let mut train = self.train_report()?;
-        let (mut rollouts, mut solved) = (0_u64, 0_u64);
-        for round in 0..self.settings.solve.rounds as u32 {
-            let played = self.archive.rollouts_in(self.number, round)?;
-            let statistics = RoundStatistics::of(&played);
-            train.groups += statistics.groups;
-            train.groups_without_variance += statistics.without_variance;
-            rollouts += played.len() as u64;
-            solved += played.iter().filter(|stored| stored.score.exact_match >= 1.0).count() as u64;
-        }
+        let rounds = self.round_reports()?;
+        let total = |of: fn(&RoundReport) -> usize| rounds.iter().map(of).sum::<usize>();
+        train.groups = total(|round| round.groups);
+        train.groups_without_variance = total(|round| round.without_variance);
+        let (rollouts, solved) = (total(|round| round.rollouts), total(|round| round.solved));
         let retention = RetentionReport {
             versions_removed: self.versions_removed()?,
             checkpoints_removed: self.checkpoints_removed()?,
@@ -173,8 +175,9 @@ impl Night<'_> {
             schema_version: SCHEMA_VERSION,
             night: self.number,
             origin: origin.into_iter().collect(),
-            rollouts,
+            rollouts: rollouts as u64,
             solve_rate: solved as f64 / rollouts.max(1) as f64,
+            rounds,
             train,
             heldout: HeldoutReport {
                 suite: suite.name.clone(),
@@ -205,6 +208,7 @@ impl Night<'_> {
         let value = |step: &TrainStep, key: &str| step.metrics[key].as_f64().unwrap_or_default();
         let of = |phase| steps.iter().filter(move |step| step.phase == phase).collect::<Vec<_>>();
         let (warm, policy) = (of(TrainPhase::WarmStart), of(TrainPhase::Policy));
+        let proposer = of(TrainPhase::Proposer);
         let shown = if warm.is_empty() { &policy } else { &warm };
         let last = &shown[shown.len().saturating_sub(5)..];
         let counts = self.group_counts()?;
@@ -217,6 +221,7 @@ impl Night<'_> {
             tokens: steps.iter().map(|step| value(step, "tokens") as u64).sum(),
             warm_start_steps: warm.len(),
             policy_steps: policy.len(),
+            proposer_steps: proposer.len(),
             skipped_steps: steps.iter().filter(|step| step.metrics["skipped"] == true).count(),
             objective: self.settings.train.objective.as_str().to_string(),
             kl_last: policy.last().map_or(0.0, |step| value(step, "kl")),
@@ -228,11 +233,16 @@ impl Night<'_> {
     }
 }
 
+fn percent(part: usize, all: usize) -> f64 {
+    100.0 * part as f64 / all.max(1) as f64
+}
+
 impl Report {
     /// The report for people.
     pub fn render(&self) -> String {
         let mut text = format!("Morning report of night {}\n\n", self.night);
         text.push_str(&self.drafts_table());
+        text.push_str(&self.rounds_table());
         text.push_str(&self.training());
         text.push('\n');
         text.push_str(&self.heldout_table());
@@ -250,12 +260,32 @@ impl Report {
         text
     }
 
+    fn rounds_table(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["round", "drafts", "accepted", "worth", "groups", "solved", "reward"]);
+        let share = |part: usize, all: usize| format!("{:.0} %", percent(part, all));
+        for (number, round) in self.rounds.iter().enumerate() {
+            table.add_row([
+                (number + 1).to_string(),
+                round.drafts.to_string(),
+                share(round.accepted, round.drafts),
+                round.proposal_reward.map_or_else(|| "–".into(), |mean| format!("{mean:.2}")),
+                round.groups.to_string(),
+                share(round.solved, round.rollouts),
+                format!("{:.2}", round.reward),
+            ]);
+        }
+        format!("\n{table}")
+    }
+
     /// What was played and trained.
     fn training(&self) -> String {
         let train = &self.train;
         let mut text = format!(
             "\n\nGame: {} rollouts, {:.0} % solved exactly; {} of {} groups without variance\n\
-             Training: {} steps ({} warm start, {} on rollouts), {} tokens, loss {:.3} → {:.3}\n",
+             Training: {} steps ({} warm start, {} solver, {} proposer), {} tokens, \
+             loss {:.3} → {:.3}\n",
             self.rollouts,
             self.solve_rate * 100.0,
             train.groups_without_variance,
@@ -263,6 +293,7 @@ impl Report {
             train.steps,
             train.warm_start_steps,
             train.policy_steps,
+            train.proposer_steps,
             train.tokens,
             train.loss_first,
             train.loss_last,

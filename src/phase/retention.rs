@@ -40,6 +40,7 @@ pub(super) fn checkpoint_name(cursor: &Cursor) -> String {
     let rank = match cursor.phase {
         TrainPhase::WarmStart => 1,
         TrainPhase::Policy => 2,
+        TrainPhase::Proposer => 3,
     };
     let (phase, adapter) = (cursor.phase.as_str(), cursor.adapter.as_str());
     format!("night{:05}-{rank}-{phase}-{adapter}-{:06}", cursor.night, cursor.next_step)
@@ -85,7 +86,7 @@ impl Night<'_> {
     /// Checkpoints that this night wrote and does not leave behind.
     pub(super) fn checkpoints_removed(&self) -> anyhow::Result<usize> {
         let mut written = 0;
-        for phase in [TrainPhase::WarmStart, TrainPhase::Policy] {
+        for phase in [TrainPhase::WarmStart, TrainPhase::Policy, TrainPhase::Proposer] {
             written += self.archive.units_done(self.number, phase.as_str())?.len();
         }
         Ok(written.saturating_sub(self.settings.retention.checkpoints))

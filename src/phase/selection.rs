@@ -148,7 +148,7 @@ fn by_advantage(
         .iter()
         .map(|group| RewardGroup { rewards: rewards(group), hops: group.hops })
         .collect();
-    pool::advantages(train.advantage, train.group_key, &compared, baselines)
+    pool::advantages(train.advantage, train.group_key, Role::Solver, &compared, baselines)
         .into_iter()
         .map(|advantages| {
             let advantages = advantages.ok_or(LeftOut::NoVariance)?;
@@ -184,9 +184,10 @@ fn pair(rewards: &[f32], margin: f32) -> Result<Vec<(usize, f32)>, LeftOut> {
 fn example(group: &PlayedGroup, chosen: &[(usize, f32)]) -> ChosenGroup {
     let first = group.rollouts.first().and_then(|stored| stored.rollout.steps.first());
     let chosen = || chosen.iter().map(|(index, advantage)| (&group.rollouts[*index], *advantage));
-    let item = |(stored, _): (&StoredRollout, f32)| TrainItem {
+    let item = |(stored, _): (&StoredRollout, f32)| TrainItem::Rollout {
         task_id: stored.rollout.task_id.clone(),
-        rollout: Some((stored.round, stored.rollout.index)),
+        round: stored.round,
+        index: stored.rollout.index,
     };
     ChosenGroup {
         example: Example {

@@ -15,7 +15,7 @@ pub(super) struct RoundStatistics {
     /// Mean length of what the model wrote, in tokens.
     response_tokens: f64,
     /// Mean reward.
-    reward_mean: f64,
+    pub(super) reward_mean: f64,
     /// Standard deviation of the rewards, over n.
     reward_std: f64,
 }

@@ -81,6 +81,23 @@ impl Night<'_> {
         Ok(())
     }
 
+    /// Whether a course behind the one at `place` has trained the same adapter already.
+    pub(super) fn has_begun_after(
+        &self,
+        courses: &[Course<'_>],
+        place: usize,
+    ) -> anyhow::Result<bool> {
+        let slot = self.slot(courses[place].role);
+        for later in courses[place + 1..].iter().filter(|course| self.slot(course.role) == slot) {
+            let first = later.steps.first();
+            let begun = first.map(|step| self.done(later.phase.as_str(), &step.key)).transpose()?;
+            if begun == Some(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// How many stretches are done, and the optimiser behind them; the policy's adapter becomes
     /// what it was there. A checkpoint that is lost or damaged costs time, not the night: its
     /// steps are trained again, to the same end.
@@ -226,7 +243,7 @@ fn recorded(metrics: &StepMetrics, course: &Course<'_>) -> anyhow::Result<Value>
     // Nobody sampled a demonstration.
     let of_rollouts: &[&str] = match course.phase {
         TrainPhase::WarmStart => &["ratio", "ratio_max", "sampler_gap"],
-        TrainPhase::Policy => &[],
+        TrainPhase::Policy | TrainPhase::Proposer => &[],
     };
     if let Some(members) = value.as_object_mut() {
         for name in course.objective.unmeasured().iter().chain(of_rollouts) {

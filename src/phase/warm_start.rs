@@ -209,12 +209,12 @@ impl Demonstration {
             Role::Solver => answered,
             Role::Proposer => asked,
         });
-        tasks.map(|task_id| TrainItem { task_id: task_id.clone(), rollout: None }).collect()
+        tasks.map(|task_id| TrainItem::Task { task_id: task_id.clone() }).collect()
     }
 }
 
 /// A branch whose query is read and whose continuation is learnt.
-fn demonstrated(prompt: &Prompt, continuation: Vec<u32>) -> Branch {
+pub(super) fn demonstrated(prompt: &Prompt, continuation: Vec<u32>) -> Branch {
     let read = prompt.query.iter().map(|_| false);
     Branch {
         owned: read.chain(continuation.iter().map(|_| true)).collect(),

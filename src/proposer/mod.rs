@@ -6,6 +6,8 @@ pub mod seeded;
 use crate::inference::GenerateError;
 use crate::protocol::PromptError;
 use crate::rng;
+use crate::rollout::Step;
+use crate::rollout::StopReason;
 use crate::task::Draft;
 use crate::task::Origin;
 use crate::task::Seed;
@@ -21,6 +23,17 @@ pub enum ProposeError {
     Prompt(#[from] PromptError),
 }
 
+/// A draft with what was written for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// The draft.
+    pub draft: Draft,
+    /// Tokens with their owners, the prompt first; none where a server did not tell them.
+    pub steps: Vec<Step>,
+    /// Why the writing ended.
+    pub stop: StopReason,
+}
+
 /// Writes questions for seeds.
 pub trait Proposer {
     /// One draft per seed, in the seeds' order. A draft without a question is an outcome, not an
@@ -28,7 +41,10 @@ pub trait Proposer {
     ///
     /// # Errors
     /// When generation fails.
-    fn propose(&self, seeds: &[Seed]) -> Result<Vec<Draft>, ProposeError>;
+    fn propose(&self, seeds: &[Seed]) -> Result<Vec<Written>, ProposeError>;
+
+    /// How its drafts are drawn, as the archive keeps it.
+    fn sampling(&self) -> serde_json::Value;
 }
 
 /// The id of a draft: the same seed drawn in the same night has the same id after a restart.

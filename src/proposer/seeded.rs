@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::ProposeError;
 use super::Proposer;
+use super::Written;
 use super::draft_id;
 use crate::inference::Generation;
 use crate::inference::Generator;
@@ -13,6 +14,9 @@ use crate::inference::Sampling;
 use crate::model::tokenizer::Tokenizer;
 use crate::protocol::Prompts;
 use crate::rng;
+use crate::rollout::Owner;
+use crate::rollout::Step;
+use crate::rollout::StopReason;
 use crate::task::Draft;
 use crate::task::Origin;
 use crate::task::Passage;
@@ -41,7 +45,7 @@ pub struct AnswerSeeded<'a> {
 }
 
 impl Proposer for AnswerSeeded<'_> {
-    fn propose(&self, seeds: &[Seed]) -> Result<Vec<Draft>, ProposeError> {
+    fn propose(&self, seeds: &[Seed]) -> Result<Vec<Written>, ProposeError> {
         let mut requests = Vec::with_capacity(seeds.len());
         for seed in seeds {
             let evidence: Vec<&Passage> =
@@ -57,18 +61,43 @@ impl Proposer for AnswerSeeded<'_> {
             });
         }
         let generations = self.generator.generate(&requests)?;
-        let drafts = seeds.iter().zip(generations).map(|(seed, samples)| {
-            let generation = samples.into_iter().next();
-            Draft {
-                id: draft_id(Origin::Model, self.night, seed),
-                origin: Origin::Model,
-                seed: seed.clone(),
-                question: generation.as_ref().and_then(question_of),
-                transcript: generation.map(|generation| generation.text),
-                model_version: self.generator.model_version().to_string(),
-            }
-        });
-        Ok(drafts.collect())
+        let written = seeds.iter().zip(requests).zip(generations);
+        Ok(written
+            .map(|((seed, request), samples)| {
+                self.written(seed, request.prompt, samples.into_iter().next())
+            })
+            .collect())
+    }
+
+    fn sampling(&self) -> serde_json::Value {
+        serde_json::json!({
+            "proposer": "answer_seeded",
+            "prompt": self.prompt,
+            "temperature": self.sampling.temperature,
+            "max_tokens": self.max_tokens,
+        })
+    }
+}
+
+impl AnswerSeeded<'_> {
+    fn written(&self, seed: &Seed, prompt: Vec<u32>, generation: Option<Generation>) -> Written {
+        let draft = Draft {
+            id: draft_id(Origin::Model, self.night, seed),
+            origin: Origin::Model,
+            seed: seed.clone(),
+            question: generation.as_ref().and_then(question_of),
+            transcript: generation.as_ref().map(|generation| generation.text.clone()),
+            model_version: self.generator.model_version().to_string(),
+        };
+        let stop = generation.as_ref().map_or(StopReason::Cancelled, |generation| generation.stop);
+        let steps = match generation {
+            Some(Generation { tokens, logprobs, .. }) if tokens.len() == logprobs.len() => vec![
+                Step { owner: Owner::Tool, tokens: prompt, logprobs: Vec::new() },
+                Step { owner: Owner::Model, tokens, logprobs },
+            ],
+            _ => Vec::new(),
+        };
+        Written { draft, steps, stop }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rewards: pure functions of a recorded rollout and its task.
 
+pub mod proposal;
+
 use crate::answer;
 use crate::rollout::Rollout;
 use crate::rollout::Score;

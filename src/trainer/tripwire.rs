@@ -88,6 +88,7 @@ impl fmt::Display for Stop {
         let phase = match self.phase {
             TrainPhase::WarmStart => "the warm start",
             TrainPhase::Policy => "training on rollouts",
+            TrainPhase::Proposer => "training the proposer",
         };
         write!(f, "step {} of {phase}: {}", self.step, self.crossed)
     }

@@ -2,6 +2,7 @@
 //! end is the same.
 
 mod objectives;
+mod proposer;
 mod retention;
 mod roles;
 mod school;

@@ -4,6 +4,7 @@ use candle_core::Device;
 use candle_core::Tensor;
 use candle_core::Var;
 use nightschool::config::GroupKey;
+use nightschool::config::Role;
 use nightschool::model::ops::TokenScores;
 use nightschool::trainer::batch::Target;
 use nightschool::trainer::batch::Totals;
@@ -164,7 +165,7 @@ fn advantages_by_group_key_equal_torch() {
         .collect();
     assert_eq!(round.cases.len(), 5 * 3);
     for case in &round.cases {
-        let found = pool::advantages(case.rule, case.key, &groups, &mut Baselines::default());
+        let found = pool::advantages(case.rule, case.key, Role::Solver, &groups, &mut Baselines::default());
         assert_eq!(found.len(), case.advantages.len());
         for (index, (found, expected)) in found.iter().zip(&case.advantages).enumerate() {
             let what = format!("{:?} by {:?}, group {index}", case.rule, case.key);

@@ -116,8 +116,13 @@ pub(super) fn blobs(connection: &Connection) -> rusqlite::Result<Vec<Finding>> {
                        WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
     let of_prompts = "SELECT rowid, NULL, NULL, id, tokens FROM prompt
                       WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
-    let mut findings: Vec<Finding> =
-        blobs_of(connection, "rollout", of_rollouts, unpack)?.0.into_iter().collect();
+    let of_proposals = "SELECT p.rowid, t.id, d.night, p.steps_json, p.tokens, p.logprobs
+                        FROM proposal p JOIN draft d ON d.id = p.draft_id
+                        LEFT JOIN task t ON t.id = d.id
+                        WHERE p.rowid > ?1 ORDER BY p.rowid LIMIT ?2";
+    let mut findings = Vec::new();
+    findings.extend(blobs_of(connection, "rollout", of_rollouts, unpack)?.0);
+    findings.extend(blobs_of(connection, "proposal", of_proposals, unpack)?.0);
     let prompt = |row: &Row<'_>| value::tokens(row, 4).map(drop).map_err(|e| e.to_string());
     let (found, broken) = blobs_of(connection, "prompt", of_prompts, prompt)?;
     if let Some(mut finding) = found {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::advantage::Advantage;
 use super::advantage::Baselines;
 pub use crate::config::GroupKey;
+use crate::config::Role;
 
 /// The rewards of one task's rollouts, at least one.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +16,7 @@ pub struct RewardGroup {
     pub hops: usize,
 }
 
-/// Advantages of a round's `groups`, each group's in the order of its rewards. `rule` compares the
+/// Advantages of a round's `groups` of one `role`, each group's in the order of its rewards. `rule` compares the
 /// rewards of all groups with the same `key`; the moving averages of [`Advantage::Reinforce`] go by
 /// number of hops, group after group, whatever the key.
 ///
@@ -23,10 +24,11 @@ pub struct RewardGroup {
 pub fn advantages(
     rule: Advantage,
     key: GroupKey,
+    role: Role,
     groups: &[RewardGroup],
     baselines: &mut Baselines,
 ) -> Vec<Option<Vec<f32>>> {
-    let stratum = |group: &RewardGroup| format!("solver/hops {}", group.hops);
+    let stratum = |group: &RewardGroup| format!("{}/hops {}", role.as_str(), group.hops);
     if rule == Advantage::Reinforce || key == GroupKey::Task {
         let of = |group: &RewardGroup| rule.of(&group.rewards, &stratum(group), baselines);
         return groups.iter().map(of).collect();

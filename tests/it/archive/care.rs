@@ -44,16 +44,21 @@ fn trained(archive: &Archive) {
     archive.record_drafts(&unit("propose", "1"), &drafts).unwrap();
     let rollouts = [rollout("a1", 0, true), rollout("a1", 1, false)];
     archive.record_rollouts(&unit("solve/0", "1"), 0, &sampling(), &rollouts).unwrap();
-    let step = |phase, step, rollout| TrainStep {
+    let step = |phase, step, item| TrainStep {
         phase,
         adapter: AdapterSlot::Shared,
         step,
         objective: ObjectiveName::PolicyGradient,
         model_version: "base".into(),
         metrics: json!({"loss": 1.0}),
-        items: vec![TrainItem { task_id: "a1".into(), rollout }],
+        items: vec![item],
     };
-    let steps = [step(TrainPhase::WarmStart, 0, None), step(TrainPhase::Policy, 0, Some((0, 1)))];
+    let (shown, played) = (TrainItem::Task { task_id: "a1".into() }, TrainItem::Rollout {
+        task_id: "a1".into(),
+        round: 0,
+        index: 1,
+    });
+    let steps = [step(TrainPhase::WarmStart, 0, shown), step(TrainPhase::Policy, 0, played)];
     archive.record_train_steps(&unit("policy", "1"), &steps).unwrap();
     archive.put_model_version(&adapter(1)).unwrap();
     let (mut attempt, score) = rollout("a1", 0, true);

@@ -34,6 +34,7 @@ fn a_night_with_an_adapter_per_role_killed_anywhere_goes_on_to_the_same_end() {
         "started: warm start on tasks made by code: proposer",
         "ended: warm start on tasks made by code: proposer",
         "started: drafts by the model",
+        "started: training the proposer, round 1",
         "started: training on rollouts, round 1",
         "ended: training on rollouts, round 1",
         "started: rollouts, round 2",
@@ -58,6 +59,8 @@ fn each_role_trains_its_own_adapter() {
     assert!(trained(TrainPhase::WarmStart, AdapterSlot::Proposer) > 0);
     assert!(trained(TrainPhase::Policy, AdapterSlot::Solver) > 0);
     assert_eq!(trained(TrainPhase::Policy, AdapterSlot::Proposer), 0);
+    assert!(trained(TrainPhase::Proposer, AdapterSlot::Proposer) > 0);
+    assert_eq!(trained(TrainPhase::Proposer, AdapterSlot::Solver), 0);
     assert!(steps.iter().all(|step| step.adapter != AdapterSlot::Shared));
 
     let version = school.archive().model_version("night1-warm").unwrap().unwrap();

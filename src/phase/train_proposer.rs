@@ -1,0 +1,206 @@
+//! Training the proposer: what its drafts were worth, and the steps that learn from that.
+
+use serde_json::Map;
+use serde_json::Value;
+
+use super::night::Night;
+use super::train::Course;
+use super::train::PlannedStep;
+use crate::archive::PlayedProposal;
+use crate::archive::ProposalScore;
+use crate::archive::TrainItem;
+use crate::archive::TrainPhase;
+use crate::config::ObjectiveName;
+use crate::config::ProposerObjective;
+use crate::config::Role;
+use crate::task::Passage;
+use crate::trainer::batch::Branch;
+use crate::trainer::batch::Example;
+use crate::trainer::objective::Objective;
+use crate::trainer::objective::advantage::Baselines;
+use crate::trainer::objective::pool;
+use crate::trainer::objective::pool::RewardGroup;
+
+/// A draft as a training example.
+struct Taught {
+    example: Example,
+    item: TrainItem,
+}
+
+impl Night<'_> {
+    /// Decides what the drafts of a round were worth, once their tasks have been played, and stores
+    /// it. A task that there was no place to play has no worth yet.
+    pub(super) fn score_proposals(&self, round: u32) -> anyhow::Result<()> {
+        let key = format!("{round:04}");
+        let settings = &self.settings.train_proposer;
+        let proposals = self.archive.proposals(self.number, round..=round)?;
+        let known = proposals.into_iter().filter(|one| one.rejection.is_some() || one.attempts > 0);
+        let scores: Vec<ProposalScore> = known
+            .map(|one| ProposalScore {
+                reward: settings.reward.of(
+                    one.solved,
+                    one.attempts,
+                    settings.zero_when_never_solved,
+                ),
+                draft_id: one.draft_id,
+                attempts: one.attempts,
+                solved: one.solved,
+            })
+            .collect();
+        self.archive.record_proposal_scores(&self.unit("score_proposals", &key), &scores)?;
+        Ok(())
+    }
+
+    /// The steps that train the proposer after a round; none when it is not trained then, or
+    /// nothing that it wrote teaches anything. `baselines` are the moving averages of rewards.
+    pub(super) fn proposer_steps(
+        &self,
+        round: u32,
+        baselines: &mut Baselines,
+    ) -> anyhow::Result<Option<(Vec<PlannedStep>, Map<String, Value>)>> {
+        let settings = &self.settings.train_proposer;
+        let every = settings.every as u32;
+        if settings.objective == ProposerObjective::None || !(round + 1).is_multiple_of(every) {
+            return Ok(None);
+        }
+        let mut proposals = self.archive.proposals(self.number, (round + 1 - every)..=round)?;
+        proposals.retain(|one| one.reward.is_some());
+        let about = measures(&proposals);
+        let taught = match settings.objective {
+            ProposerObjective::None => Vec::new(),
+            ProposerObjective::PolicyGradient => self.by_advantage(proposals, baselines)?,
+            ProposerObjective::Likelihood => self.sufficient(&proposals)?,
+        };
+        let prefix = self.key_prefix(Role::Proposer);
+        let per_round = self.settings.propose.model_drafts.div_ceil(self.settings.solve.rounds);
+        let steps_per_round = (per_round * settings.every).div_ceil(settings.drafts);
+        let steps = taught.chunks(settings.drafts).enumerate().map(|(index, chunk)| PlannedStep {
+            key: format!("{prefix}{round:02}/{index:04}"),
+            number: round as usize / settings.every * steps_per_round + index,
+            rate: settings.learning_rate,
+            examples: chunk.iter().map(|one| one.example.clone()).collect(),
+            items: chunk.iter().map(|one| one.item.clone()).collect(),
+        });
+        let steps: Vec<PlannedStep> = steps.collect();
+        Ok((!steps.is_empty()).then_some((steps, about)))
+    }
+
+    /// The course that takes these steps.
+    pub(super) fn proposer_course<'a>(
+        &self,
+        round: u32,
+        (steps, about): (Vec<PlannedStep>, Map<String, Value>),
+        objective: &'a Objective,
+    ) -> Course<'a> {
+        let named = match self.settings.train_proposer.objective {
+            ProposerObjective::Likelihood => ObjectiveName::Likelihood,
+            ProposerObjective::PolicyGradient | ProposerObjective::None => {
+                ObjectiveName::PolicyGradient
+            }
+        };
+        Course {
+            title: format!("training the proposer, round {}", round + 1),
+            phase: TrainPhase::Proposer,
+            role: Role::Proposer,
+            steps,
+            stretch: 1,
+            objective,
+            named,
+            about,
+        }
+    }
+
+    /// What training the proposer minimises.
+    pub(super) fn proposer_objective(&self) -> Objective {
+        match self.settings.train_proposer.objective {
+            ProposerObjective::Likelihood => Objective::Likelihood,
+            ProposerObjective::PolicyGradient | ProposerObjective::None => {
+                Objective::PolicyGradient(
+                    self.policy_gradient(self.settings.propose.max_tokens),
+                )
+            }
+        }
+    }
+
+    /// The drafts that the proposer in training wrote itself, with their advantages.
+    fn by_advantage(
+        &self,
+        mut proposals: Vec<PlayedProposal>,
+        baselines: &mut Baselines,
+    ) -> anyhow::Result<Vec<Taught>> {
+        let base = self.base_id()?;
+        proposals.retain(|one| one.model_version != base && !one.steps.is_empty());
+        let groups: Vec<RewardGroup> = proposals
+            .iter()
+            .map(|one| RewardGroup { rewards: one.reward.into_iter().collect(), hops: one.hops })
+            .collect();
+        let settings = &self.settings.train_proposer;
+        let advantages = pool::advantages(
+            settings.advantage,
+            settings.group_key,
+            Role::Proposer,
+            &groups,
+            baselines,
+        );
+        let taught = proposals.into_iter().zip(advantages).filter_map(|(one, advantage)| {
+            let advantage = *advantage?.first()?;
+            let (prompt, written) = one.steps.split_first()?;
+            let tokens: Vec<u32> =
+                written.iter().flat_map(|step| step.tokens.iter().copied()).collect();
+            let branch = Branch {
+                owned: vec![true; tokens.len()],
+                sampled_logprobs: written
+                    .iter()
+                    .flat_map(|step| step.logprobs.iter().copied())
+                    .collect(),
+                tokens,
+                old_logprobs: Vec::new(),
+                advantage,
+            };
+            let example = Example { prompt: prompt.tokens.clone(), branches: vec![branch] };
+            Some(Taught { example, item: TrainItem::Draft { draft_id: one.draft_id } })
+        });
+        Ok(taught.collect())
+    }
+
+    /// The drafts whose reward suffices, as demonstrations: whoever wrote them, an adapter learns
+    /// them under its own prompt.
+    fn sufficient(&self, proposals: &[PlayedProposal]) -> anyhow::Result<Vec<Taught>> {
+        let least = self.settings.train_proposer.likelihood_min_reward;
+        let enough = |one: &&PlayedProposal| {
+            one.rejection.is_none() && one.reward.is_some_and(|reward| reward >= least)
+        };
+        let mut taught = Vec::new();
+        for one in proposals.iter().filter(enough) {
+            let (draft, _) = self.archive.draft(&one.draft_id)?;
+            let path = &draft.seed.path;
+            let evidence: Vec<&Passage> =
+                path.iter().filter_map(|id| self.passages.get(id)).collect();
+            let name = &self.settings.propose.adapter_prompt;
+            let (tokenizer, answer) = (&self.model.tokenizer, &draft.seed.answer);
+            let prompt = self.prompts.render(name, tokenizer, &evidence, "", answer)?;
+            let question = draft.question.unwrap_or_default();
+            let written = self.reader(name, 0).demonstration(&question);
+            let branch = super::warm_start::demonstrated(&prompt, written);
+            let example = Example { prompt: prompt.context, branches: vec![branch] };
+            let item = TrainItem::Draft { draft_id: one.draft_id.clone() };
+            taught.push(Taught { example, item });
+        }
+        Ok(taught)
+    }
+}
+
+/// What is recorded of the drafts with every step that learns from them.
+fn measures(proposals: &[PlayedProposal]) -> Map<String, Value> {
+    let n = proposals.len().max(1) as f64;
+    let accepted = proposals.iter().filter(|one| one.rejection.is_none()).count();
+    let rewards = proposals.iter().filter_map(|one| one.reward).map(f64::from);
+    [
+        ("drafts", proposals.len() as f64),
+        ("accepted_rate", accepted as f64 / n),
+        ("proposal_reward_mean", rewards.sum::<f64>() / n),
+    ]
+    .map(|(name, value)| (name.to_string(), value.into()))
+    .into_iter()
+    .collect()
+}

@@ -1,0 +1,96 @@
+//! The proposer is trained on what became of its drafts.
+
+use nightschool::archive::PlayedProposal;
+use nightschool::archive::TrainPhase;
+use nightschool::archive::TrainStep;
+use nightschool::rollout::Owner;
+
+use super::School;
+
+/// Rounds in which a counting model's drafts are played.
+const PLAY: [&str; 6] = [
+    "propose.model_drafts=48",
+    "verify.min_words=1",
+    "verify.min_f1=0.5",
+    "train_proposer.drafts=8",
+    "solve.tasks=12",
+    "solve.rollouts=4",
+];
+
+fn steps_of(school: &School) -> Vec<TrainStep> {
+    let steps = school.archive().train_steps(1).unwrap();
+    steps.into_iter().filter(|step| step.phase == TrainPhase::Proposer).collect()
+}
+
+fn proposals(school: &School) -> Vec<PlayedProposal> {
+    school.archive().proposals(1, 0..=1).unwrap()
+}
+
+#[test]
+fn drafts_are_kept_token_by_token_and_the_policy_gradient_learns_from_them() {
+    let school = School::counting();
+    let report = school.finish_with(&PLAY);
+    let proposals = proposals(&school);
+    assert_eq!(proposals.len(), 48);
+    assert_eq!(proposals.iter().filter(|one| one.round == 0).count(), 24);
+    for one in &proposals {
+        let [prompt, written] = &one.steps[..] else { panic!("{:?}", one.steps) };
+        assert_eq!((prompt.owner, written.owner), (Owner::Tool, Owner::Model));
+        assert_eq!(written.tokens.len(), written.logprobs.len());
+        if one.rejection.is_some() {
+            assert_eq!(one.reward, Some(0.0), "a draft that was turned away is worth nothing");
+        }
+    }
+    let steps = steps_of(&school);
+    assert_eq!(report["train"]["proposer_steps"], steps.len());
+    assert_eq!(steps.len(), 6, "three of eight drafts in each round");
+    for step in &steps {
+        assert_eq!(step.metrics["drafts"], 24.0);
+        assert!(step.metrics["loss"].is_number() && step.metrics["kl"].is_number());
+    }
+    let rounds = report["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 2);
+    let accepted = proposals.iter().filter(|one| one.rejection.is_none()).count();
+    let told: u64 = rounds.iter().map(|round| round["accepted"].as_u64().unwrap()).sum();
+    assert_eq!(told, accepted as u64);
+    school.archive().check().unwrap();
+}
+
+#[test]
+fn the_proposer_is_trained_as_often_and_in_the_order_that_the_settings_say() {
+    for (settings, steps) in [
+        (&["train_proposer.objective=none"][..], 0),
+        (&["train_proposer.every=2"], 6),
+        (&["train_proposer.order=solver_first", "train_proposer.reward=dr_zero"], 6),
+        (&["train_proposer.advantage=grpo", "train_proposer.group_key=round"], 0),
+    ] {
+        let school = School::counting();
+        school.finish_with(&[&PLAY[..], settings].concat());
+        let taken = steps_of(&school).len();
+        // Rewards that are all 0 teach nothing where they are compared with each other.
+        let rewards: Vec<f32> = proposals(&school).iter().filter_map(|one| one.reward).collect();
+        let differ = rewards.iter().any(|reward| *reward > 0.0);
+        let compared = settings.contains(&"train_proposer.advantage=grpo");
+        assert_eq!(taken, if compared && differ { taken } else { steps }, "{settings:?}");
+    }
+}
+
+#[test]
+fn a_night_killed_while_the_proposer_trains_goes_on_to_the_same_end() {
+    let school = School::counting();
+    school.finish_with(&PLAY);
+    let (digest, adapters) = (school.digest(), school.adapters());
+    std::fs::remove_dir_all(school.home()).unwrap();
+    school.add_documents();
+    for line in [
+        "started: training the proposer, round 1",
+        "started: training on rollouts, round 1",
+        "started: drafts by the model, and their gate, round 2",
+        "started: training the proposer, round 2",
+    ] {
+        super::kill_at(school.night_with(&PLAY), line);
+    }
+    school.finish();
+    assert_eq!(school.digest(), digest, "the archive's content");
+    assert_eq!(school.adapters(), adapters, "the adapters' bytes");
+}
