@@ -3,6 +3,7 @@
 
 mod objectives;
 mod retention;
+mod reverify;
 mod roles;
 mod school;
 mod stops;

@@ -19,10 +19,23 @@ enum Voice {
     Babbling,
     /// It says little but digits, blanks and line ends, so that some of its answers are right.
     Counting,
+    /// What it says next follows from the byte before, so that it finds the answer when it takes
+    /// the likeliest, and writes questions now and then when it draws.
+    Asking,
 }
 
 /// The bytes that a counting model says.
 const COUNTED: [u8; 4] = *b" 73\n";
+/// What an asking model may say after a byte, with the logits. Prompts end with a colon; the one
+/// without documents ends with a dash, so that it does not know the answer there.
+const ASKED: [(u8, &[(u8, f32)]); 6] = [
+    (b':', &[(b'7', 3.0), (b'3', 2.0), (b' ', 2.0)]),
+    (b'7', &[(b'\n', 4.0), (b' ', 1.0)]),
+    (b'3', &[(b' ', 2.5), (b'3', 2.0), (b'?', 1.5)]),
+    (b' ', &[(b'3', 2.5), (b'?', 1.0), (b'7', 0.5)]),
+    (b'?', &[(b'\n', 4.0)]),
+    (b'-', &[(b'3', 4.0)]),
+];
 
 /// A Hugging Face folder with a random Llama that reads bytes.
 fn byte_model(dir: &Path, voice: Voice) {
@@ -58,19 +71,42 @@ fn byte_model(dir: &Path, voice: Voice) {
     fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     fs::write(dir.join("tokenizer_config.json"), r#"{"eos_token": "<end>"}"#).unwrap();
     // Blanks and line ends stand in the vocabulary as the letters that byte-level BPE gives them.
-    let letters = COUNTED.map(|byte| match byte {
-        b' ' => 'Ġ',
-        b'\n' => 'Ċ',
-        digit => char::from(digit),
-    });
-    let counted = letters.map(|letter| alphabet.binary_search(&letter).unwrap());
-    candle_core::safetensors::save(&byte_weights(voice, &counted), dir.join("model.safetensors"))
+    let token = |byte: u8| {
+        let letter = match byte {
+            b' ' => 'Ġ',
+            b'\n' => 'Ċ',
+            other => char::from(other),
+        };
+        alphabet.binary_search(&letter).unwrap()
+    };
+    candle_core::safetensors::save(&byte_weights(voice, token), dir.join("model.safetensors"))
         .unwrap();
 }
 
+/// Makes what may follow a byte depend on it: it has a dimension of its own, which the head reads.
+fn follow(embedding: &mut [f32], head: &mut [f32], token: impl Fn(u8) -> usize) {
+    for id in 0..257 {
+        embedding[id * 32] = 2.0;
+        head[id * 32] = -4.0;
+    }
+    for (place, (byte, next)) in ASKED.iter().enumerate() {
+        let dimension = place + 1;
+        (0..257).for_each(|id| embedding[id * 32 + dimension] = 0.0);
+        embedding[token(*byte) * 32 + dimension] = 4.0;
+        for (said, logit) in *next {
+            head[token(*said) * 32] = 0.0;
+            // About what the norm leaves of the 4 above.
+            head[token(*said) * 32 + dimension] = (logit + 3.0) / 4.8;
+        }
+    }
+}
+
 /// Random weights; a counting model has one dimension that is the same for all tokens it reads and
-/// raises only the `counted` ones that it writes.
-fn byte_weights(voice: Voice, counted: &[usize]) -> std::collections::HashMap<String, Tensor> {
+/// raises only those that it writes.
+fn byte_weights(
+    voice: Voice,
+    token: impl Fn(u8) -> usize,
+) -> std::collections::HashMap<String, Tensor> {
     let mut rng = nightschool::rng::stream(3, &["byte model"]);
     let mut random = |rows: usize, cols: usize, scale: f32| -> Vec<f32> {
         (0..rows * cols).map(|_| rng.random_range(-scale..scale)).collect()
@@ -81,12 +117,17 @@ fn byte_weights(voice: Voice, counted: &[usize]) -> std::collections::HashMap<St
     let ones = Tensor::ones(32, candle_core::DType::F32, &Device::Cpu).unwrap();
     let mut tensors = std::collections::HashMap::new();
     let mut embedding = random(257, 32, 0.5);
-    let scale = if voice == Voice::Counting { 0.1 } else { 0.3 };
-    if voice == Voice::Counting {
+    let scale = if voice == Voice::Babbling { 0.3 } else { 0.1 };
+    if voice != Voice::Babbling {
         let mut head = random(257, 32, 0.1);
-        for token in 0..257 {
-            embedding[token * 32] = 2.0;
-            head[token * 32] = if counted.contains(&token) { 1.0 } else { -1.0 };
+        if voice == Voice::Counting {
+            let counted = COUNTED.map(&token);
+            for id in 0..257 {
+                embedding[id * 32] = 2.0;
+                head[id * 32] = if counted.contains(&id) { 1.0 } else { -1.0 };
+            }
+        } else {
+            follow(&mut embedding, &mut head, &token);
         }
         tensors.insert("lm_head.weight".to_string(), tensor(head, 257, 32));
     }
@@ -137,6 +178,18 @@ impl School {
     /// A school whose model is right now and then, with its documents added.
     pub(super) fn counting() -> Self {
         let school = Self::with(Voice::Counting, &sevens());
+        school.add_documents();
+        school
+    }
+
+    /// A school whose model writes questions that pass the gate now and then, and finds the answer
+    /// to all of them, with its documents added.
+    pub(super) fn asking() -> Self {
+        let school = Self::with(Voice::Asking, &sevens());
+        let prompts = school.home().join("prompts");
+        fs::create_dir_all(&prompts).unwrap();
+        let closed_book = "From memory.\n===\n{{ question }} -\n";
+        fs::write(prompts.join("closed_book.jinja"), closed_book).unwrap();
         school.add_documents();
         school
     }
