@@ -13,6 +13,7 @@ macro_rules! assert_shape {
     };
 }
 
+mod contracts;
 mod definition;
 mod export;
 mod play;

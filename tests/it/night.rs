@@ -4,7 +4,7 @@
 mod objectives;
 mod retention;
 mod roles;
-mod school;
+pub(crate) mod school;
 mod stops;
 
 use std::fs;
