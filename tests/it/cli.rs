@@ -17,6 +17,7 @@ mod contracts;
 mod definition;
 mod export;
 mod play;
+mod review;
 #[cfg(target_os = "linux")]
 mod terminal;
 
