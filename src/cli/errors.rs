@@ -61,7 +61,7 @@ impl Exit {
                 "failed, or a check found something; the message says what, why and what to do"
             }
             Self::Usage => {
-                "wrong usage: unknown option, missing argument, an id that several things begin with"
+                "wrong usage: unknown option, missing argument, an id with several matches"
             }
             Self::NoSuchObject => {
                 "no such object: no task, night, model version, backup or archive of that name"
