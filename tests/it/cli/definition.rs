@@ -1,5 +1,6 @@
 //! What is made from the definition of the command line, and what has to agree with it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -109,7 +110,7 @@ fn every_command_has_a_manual_page() {
     let commands = commands();
     let out = desk.out(&["man", "share/man1"]);
     assert_eq!(out, format!("{} pages are in share/man1\n", commands.len()));
-    let mut names: Vec<String> = Vec::new();
+    let mut names = BTreeSet::new();
     for (path, command) in &commands {
         let name = format!("{}.1", path.replace(' ', "-"));
         let page = fs::read_to_string(desk.path("share/man1").join(&name)).unwrap();
@@ -122,12 +123,11 @@ fn every_command_has_a_manual_page() {
             let named = format!("{}\\-{}(1)", path.replace(' ', "\\-"), below.get_name());
             assert!(page.contains(&named), "{name} does not name {named}");
         }
-        names.push(name);
+        names.insert(name);
     }
     let there = fs::read_dir(desk.path("share/man1")).unwrap();
-    let mut there: Vec<String> =
+    let there: BTreeSet<String> =
         there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    (names.sort(), there.sort());
     assert_eq!(there, names);
     let main = fs::read_to_string(desk.path("share/man1/nightschool.1")).unwrap();
     assert_eq!(desk.out(&["man"]).trim_end(), main.trim_end());
@@ -174,10 +174,9 @@ fn shells_complete_commands() {
             all.len() - 1
         );
         let output = Command::new("bash").args(["-c", &ask]).arg(&script).output().unwrap();
-        let mut offered: Vec<String> =
-            String::from_utf8(output.stdout).unwrap().split_whitespace().map(Into::into).collect();
-        let mut replies: Vec<&str> = replies.split_whitespace().collect();
-        (offered.sort(), replies.sort_unstable());
+        let offered = String::from_utf8(output.stdout).unwrap();
+        let offered: BTreeSet<&str> = offered.split_whitespace().collect();
+        let replies: BTreeSet<&str> = replies.split_whitespace().collect();
         assert_eq!(offered, replies, "{words}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
