@@ -5,7 +5,7 @@ mod objectives;
 mod retention;
 mod reverify;
 mod roles;
-mod school;
+pub(crate) mod school;
 mod stops;
 
 use std::fs;

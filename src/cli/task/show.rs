@@ -14,6 +14,10 @@ use crate::archive::StoredRollout;
 use crate::archive::TaskDetail;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool task show 3fa9          # the beginning of its id
+  nightschool task show 3fa9 --json --tokens")]
 pub(in crate::cli) struct ShowArgs {
     /// The task's id, or the beginning of it
     id: String,

@@ -165,18 +165,18 @@ fn sevens() -> String {
     text
 }
 
-pub(super) struct School {
-    pub(super) folder: tempfile::TempDir,
+pub(crate) struct School {
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl School {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let articles = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/corpus_small.md");
         Self::with(Voice::Babbling, &fs::read_to_string(articles).unwrap())
     }
 
     /// A school whose model is right now and then, with its documents added.
-    pub(super) fn counting() -> Self {
+    pub(crate) fn counting() -> Self {
         let school = Self::with(Voice::Counting, &sevens());
         school.add_documents();
         school
@@ -203,15 +203,15 @@ impl School {
         school
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub(super) fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.path("home")
     }
 
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nightschool"));
         command
             .arg("--home")
@@ -224,7 +224,7 @@ impl School {
     }
 
     /// A night with these settings beside those that make it short.
-    pub(super) fn night_with(&self, settings: &[&str]) -> Command {
+    pub(crate) fn night_with(&self, settings: &[&str]) -> Command {
         let mut command = self.night();
         for setting in settings {
             command.arg("--set").arg(setting);
@@ -232,7 +232,7 @@ impl School {
         command
     }
 
-    pub(super) fn night(&self) -> Command {
+    pub(crate) fn night(&self) -> Command {
         let mut command = self.command(&["night", "--now", "--json", "--model"]);
         command.arg(self.path("model"));
         for setting in [
@@ -258,7 +258,7 @@ impl School {
         command
     }
 
-    pub(super) fn add_documents(&self) {
+    pub(crate) fn add_documents(&self) {
         let added = self
             .command(&["--set", "heldout.documents=0.3", "corpus", "add"])
             .arg(self.path("documents"))
@@ -268,43 +268,43 @@ impl School {
     }
 
     /// Runs a night to its end; returns its report.
-    pub(super) fn finish(&self) -> serde_json::Value {
+    pub(crate) fn finish(&self) -> serde_json::Value {
         self.finish_with(&[])
     }
 
-    pub(super) fn finish_with(&self, settings: &[&str]) -> serde_json::Value {
+    pub(crate) fn finish_with(&self, settings: &[&str]) -> serde_json::Value {
         let output = self.night_with(settings).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// What a command prints as JSON.
-    pub(super) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let output = self.command(arguments).arg("--json").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// The message of a command that fails with `code`.
-    pub(super) fn error(&self, code: i32, mut command: Command) -> String {
+    pub(crate) fn error(&self, code: i32, mut command: Command) -> String {
         let output = command.output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{message}");
         message
     }
 
-    pub(super) fn archive(&self) -> ArchiveReader {
+    pub(crate) fn archive(&self) -> ArchiveReader {
         ArchiveReader::open(&self.home().join("archive.db")).unwrap()
     }
 
-    pub(super) fn set_live(&self, version: &str) {
+    pub(crate) fn set_live(&self, version: &str) {
         let clock = std::sync::Arc::new(nightschool::clock::SystemClock);
         let archive = Archive::open(&self.home().join("archive.db"), clock).unwrap();
         archive.set_live_model(version, "the first").unwrap();
     }
 
     /// The names of what is in a folder of the home, sorted; none when it is not there.
-    pub(super) fn listed(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn listed(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.home().join(folder)) else { return Vec::new() };
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
         let mut names: Vec<String> =
@@ -313,15 +313,15 @@ impl School {
         names
     }
 
-    pub(super) fn kill_at(&self, line: &str) {
+    pub(crate) fn kill_at(&self, line: &str) {
         super::kill_at(self.night(), line);
     }
 
-    pub(super) fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         super::digest(&self.home())
     }
 
-    pub(super) fn adapters(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn adapters(&self) -> Vec<(String, Vec<u8>)> {
         super::adapters(&self.home())
     }
 }
