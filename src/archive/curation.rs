@@ -43,12 +43,12 @@ impl Decision {
 }
 
 impl ArchiveReader {
-    /// Whether a person has decided about a task.
+    /// Whether a person has decided about a task, or made it of another by an edit.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read.
     pub fn is_curated(&self, id: &str) -> Result<bool, ArchiveError> {
-        let known = "SELECT 1 FROM curation WHERE task_id = ?1";
+        let known = "SELECT 1 FROM curation WHERE task_id = ?1 OR replaced_by = ?1";
         self.read(|tx| Ok(tx.prepare_cached(known)?.exists([id])?))
     }
 }

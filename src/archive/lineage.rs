@@ -18,6 +18,8 @@ use super::rollout::StoredRollout;
 use super::task;
 use super::task::StoredTask;
 use super::value;
+use super::verification;
+use super::verification::Verification;
 use crate::task::Draft;
 use crate::task::Passage;
 use crate::task::Seed;
@@ -47,6 +49,8 @@ pub struct TaskDetail {
     pub draft: Draft,
     /// What the checks said, in the order of the gate.
     pub verdicts: Vec<Verdict>,
+    /// The times that it went through the gate again, after its evidence had changed.
+    pub verifications: Vec<Verification>,
     /// Every attempt, by night, round and place in the group.
     pub rollouts: Vec<StoredRollout>,
     /// The versions that wrote or attempted it and the versions those came from, by id.
@@ -76,6 +80,7 @@ impl ArchiveReader {
             Ok(TaskDetail {
                 passages,
                 verdicts: verdicts(tx, &id)?,
+                verifications: verification::verifications(tx, &id)?,
                 model_versions: with_ancestors(tx, used)?,
                 parents: ids(
                     tx,
@@ -145,7 +150,7 @@ pub(super) fn corpus_version_of(
     Ok(statement.query_row([draft], read).optional()?)
 }
 
-fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDetail, Failure> {
+pub(super) fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDetail, Failure> {
     // A place that still stands before one that does not, then as `passages` chooses.
     let (passage, retired) = tx.query_row(
         "SELECT p.id, d.id, p.title, p.text, dp.ordinal, p.retired

@@ -117,6 +117,7 @@ pub use self::proposal::ProposalScore;
 pub use self::train::TrainItem;
 pub use self::train::TrainPhase;
 pub use self::train::TrainStep;
+pub use self::verification::Verification;
 pub use self::verification::Verified;
 
 use self::error::Failure;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! source file ─► document ─► passage ─► seed ─► draft ─► task ─► rollouts ─► training ─► version
-//!                   corpus version, model version ─┘  └ checks     └ by version    evaluation ◄┤
-//!                                                                                   promotion ◄┘
+//!                   corpus version, model version ─┘ └ checks ▲     └ by version   evaluation ◄┤
+//!                                  passage ─► verification ───┘                     promotion ◄┘
 //! ```
 
 use petgraph::graph::DiGraph;
@@ -19,7 +19,9 @@ use super::curation::Curation;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::lineage;
+use super::lineage::PassageDetail;
 use super::lineage::TaskDetail;
+use super::verification::Verification;
 
 /// What a piece of lineage is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -41,6 +43,8 @@ pub enum TraceKind {
     Draft,
     /// What a check of the gate said.
     Verdict,
+    /// A time that the task went through the gate again, against other passages.
+    Verification,
     /// A task.
     Task,
     /// A group of attempts by one version in one round.
@@ -67,6 +71,7 @@ impl TraceKind {
             Self::ModelVersion => "model version",
             Self::Draft => "draft",
             Self::Verdict => "verdict",
+            Self::Verification => "verification",
             Self::Task => "task",
             Self::Rollouts => "rollouts",
             Self::Training => "training",
@@ -152,21 +157,11 @@ impl Tracer {
 
     /// From the files to the task.
     fn origins(&mut self, tx: &Transaction<'_>, detail: &TaskDetail) -> Result<NodeIndex, Failure> {
-        let mut passages = Vec::new();
-        for passage in &detail.passages {
-            let files: Vec<NodeIndex> = passage
-                .sources
-                .iter()
-                .map(|path| self.node(TraceKind::SourceFile, path, String::new(), &[]))
-                .collect();
-            let of = &passage.passage;
-            let title = of.title.clone();
-            let document = self.node(TraceKind::Document, &of.document_id, title, &files);
-            let gone = if passage.retired { ", not in the corpus any more" } else { "" };
-            let about = format!("{}{gone}", of.text.chars().take(80).collect::<String>());
-            passages.push(self.node(TraceKind::Passage, &of.id, about, &[document]));
-        }
         let draft = &detail.draft;
+        let mut passages = Vec::new();
+        for id in &draft.seed.path {
+            passages.push(self.passage(tx, id)?);
+        }
         let seed = format!(
             "{} ({}, {} hops)",
             draft.seed.answer,
@@ -189,6 +184,9 @@ impl Tracer {
             self.node(TraceKind::Verdict, &id, about, &[written]);
         }
         let mut parents = vec![written];
+        for (place, verification) in detail.verifications.iter().enumerate() {
+            parents.push(self.verification(tx, place, verification)?);
+        }
         for parent in &detail.parents {
             parents.push(self.node(TraceKind::Task, parent, String::new(), &[]));
         }
@@ -199,6 +197,41 @@ impl Tracer {
             self.node(TraceKind::Task, child, String::new(), &[node]);
         }
         Ok(node)
+    }
+
+    /// A passage with the document and the files that it stands or stood in.
+    fn passage(&mut self, tx: &Transaction<'_>, id: &str) -> Result<NodeIndex, Failure> {
+        if !tx.prepare_cached("SELECT 1 FROM passage WHERE id = ?1")?.exists([id])? {
+            return Ok(self.node(TraceKind::Passage, id, "taken out of the corpus".into(), &[]));
+        }
+        let PassageDetail { passage, retired, sources } = lineage::passage_detail(tx, id)?;
+        let files: Vec<NodeIndex> = sources
+            .iter()
+            .map(|path| self.node(TraceKind::SourceFile, path, String::new(), &[]))
+            .collect();
+        let document = self.node(TraceKind::Document, &passage.document_id, passage.title, &files);
+        let gone = if retired { ", not in the corpus any more" } else { "" };
+        let about = format!("{}{gone}", passage.text.chars().take(80).collect::<String>());
+        Ok(self.node(TraceKind::Passage, id, about, &[document]))
+    }
+
+    fn verification(
+        &mut self,
+        tx: &Transaction<'_>,
+        place: usize,
+        verification: &Verification,
+    ) -> Result<NodeIndex, Failure> {
+        let mut from = Vec::new();
+        for id in &verification.evidence {
+            from.push(self.passage(tx, id)?);
+        }
+        let rejection = verification.verdicts.iter().filter(|verdict| verdict.required);
+        let outcome = match rejection.filter_map(|verdict| verdict.rejection).next() {
+            Some(reason) => format!("turned away: {}", reason.as_str()),
+            None => "stands".to_string(),
+        };
+        let id = format!("{} in night {}", place + 1, verification.night);
+        Ok(self.node(TraceKind::Verification, &id, outcome, &from))
     }
 
     /// A version with those that it came from; none where rules or a person wrote.

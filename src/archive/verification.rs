@@ -2,6 +2,7 @@
 
 use rusqlite::Transaction;
 use rusqlite::params;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Archive;
@@ -9,6 +10,7 @@ use super::error::ArchiveError;
 use super::error::Failure;
 use super::lineage;
 use super::night::Unit;
+use super::value;
 use crate::task::Verdict;
 
 /// What came of verifying a task again.
@@ -27,6 +29,42 @@ impl Verified {
     pub fn stands(&self) -> bool {
         self.verdicts.iter().all(|verdict| !verdict.required || verdict.rejection.is_none())
     }
+}
+
+/// A time that a task went through the gate again, as stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verification {
+    /// The night that verified it.
+    pub night: u32,
+    /// Which passages stood where then.
+    pub corpus_version: Option<String>,
+    /// Whether it stood, and is played.
+    pub accepted: bool,
+    /// Ids of the passages that it was verified against, first hop first.
+    pub evidence: Vec<String>,
+    /// What the checks said, in the order of the gate.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// The times that a task went through the gate again, in order.
+pub(super) fn verifications(
+    tx: &Transaction<'_>,
+    task: &str,
+) -> Result<Vec<Verification>, Failure> {
+    let mut statement = tx.prepare_cached(
+        "SELECT night, corpus_version, accepted, evidence_json, verdicts_json
+         FROM verification WHERE task_id = ?1 ORDER BY ordinal",
+    )?;
+    let all = statement.query_map([task], |row| {
+        Ok(Verification {
+            night: row.get(0)?,
+            corpus_version: row.get(1)?,
+            accepted: row.get(2)?,
+            evidence: value::json(row, 3)?,
+            verdicts: value::json(row, 4)?,
+        })
+    })?;
+    Ok(all.collect::<Result<_, _>>()?)
 }
 
 impl Archive {

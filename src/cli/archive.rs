@@ -9,6 +9,11 @@ use clap::Subcommand;
 use super::Global;
 
 #[derive(Debug, Subcommand)]
+#[command(before_help = "\
+Examples:
+  nightschool archive check
+  nightschool archive backup --keep 7
+  nightschool archive sql \"SELECT band, count(*) FROM task_view GROUP BY band\"")]
 pub(super) enum ArchiveCommand {
     /// Look for damage, and say what it affects
     Check(check::CheckArgs),
@@ -22,6 +27,13 @@ pub(super) enum ArchiveCommand {
     Sql(query::SqlArgs),
     /// Show tables, indexes and views
     Schema(query::SchemaArgs),
+}
+
+impl ArchiveCommand {
+    /// Whether it only looks at what there is.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(self, Self::Sql(_) | Self::Schema(_))
+    }
 }
 
 pub(super) fn run(global: &Global, command: &ArchiveCommand) -> anyhow::Result<()> {

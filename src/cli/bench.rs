@@ -30,6 +30,10 @@ use crate::trainer;
 use crate::trainer::bench::TrainBench;
 
 #[derive(Debug, Subcommand)]
+#[command(before_help = "\
+Examples:
+  nightschool bench generate --batch 8
+  nightschool bench train --sequences 4")]
 pub(super) enum BenchCommand {
     /// Search for judged queries in a collection
     Retrieve(RetrieveArgs),
@@ -60,6 +64,11 @@ enum WeightType {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool bench train
+  nightschool bench train --model ~/models/Qwen2.5-0.5B --sequences 4 --tokens 512
+  nightschool bench train --random config.json --device cuda --json")]
 pub(super) struct TrainArgs {
     /// A built-in name, a folder, a .gguf file or a hub id
     #[arg(long, default_value = "smollm2-135m")]
@@ -96,6 +105,10 @@ pub(super) struct TrainArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool bench retrieve --corpus corpus.jsonl --questions questions.jsonl
+  nightschool bench retrieve --corpus corpus.jsonl --queries queries.tsv --qrels qrels.tsv")]
 pub(super) struct RetrieveArgs {
     /// JSON lines {"id", "title", "text"}
     #[arg(long, value_name = "FILE.jsonl")]

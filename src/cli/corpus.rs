@@ -31,6 +31,11 @@ use crate::retrieval::Retriever;
 use crate::task::Split;
 
 #[derive(Debug, Subcommand)]
+#[command(before_help = "\
+Examples:
+  nightschool corpus add ~/documents   # .md, .txt, .rst, .html and .jsonl files
+  nightschool corpus search \"who painted the ceiling\" -k 5
+  nightschool corpus list")]
 pub(super) enum CorpusCommand {
     /// Add files and folders, and read again what changed in those added before
     Add(AddArgs),
@@ -42,14 +47,23 @@ pub(super) enum CorpusCommand {
     Remove(RemoveArgs),
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  nightschool corpus list --documents
-  nightschool corpus remove 3fa94c21b0d95e77 --with-derived
+impl CorpusCommand {
+    /// Whether it only looks at what there is.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(self, Self::Search(_) | Self::List(_))
+    }
+}
 
+#[derive(Debug, Args)]
+#[command(
+    before_help = "\
+Examples:
+  nightschool corpus list --documents   # ids
+  nightschool corpus remove 3fa94c21b0d95e77 --with-derived",
+    after_help = "\
 The document stays out when its file is read again. Adapters that learnt from it are named: weights
-cannot be unlearnt. Copies and backups made before still hold it.")]
+cannot be unlearnt. Copies and backups made before still hold it."
+)]
 pub(super) struct RemoveArgs {
     /// The document's id
     document: String,
@@ -61,6 +75,10 @@ pub(super) struct RemoveArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool corpus add ~/documents notes.md
+  nightschool corpus add              # reads again what changed in what was added before")]
 pub(super) struct AddArgs {
     /// Files or folders; none to read again only what was added before
     #[arg(value_name = "PATH")]
@@ -70,6 +88,10 @@ pub(super) struct AddArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool corpus search \"who painted the ceiling\"
+  nightschool corpus search \"steam engine\" -k 20 --json")]
 pub(super) struct SearchArgs {
     /// Words to look for
     query: String,
@@ -81,6 +103,10 @@ pub(super) struct SearchArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool corpus list             # files, and what became of each
+  nightschool corpus list --documents --json")]
 pub(super) struct ListArgs {
     /// List documents in place of files
     #[arg(long)]

@@ -25,6 +25,11 @@ const DOCUMENTS: [&str; 2] = ["default", "heldout/passages.jsonl"];
 const QUESTIONS: &str = "heldout/questions.jsonl";
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool demo
+  nightschool demo --full --seed 2
+  nightschool --home /tmp/try demo --model ~/models/SmolLM2-360M")]
 pub(super) struct DemoArgs {
     /// A longer night, for a machine with more time
     #[arg(long)]

@@ -16,6 +16,10 @@ use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool doctor
+  nightschool doctor --model ~/models/Qwen2.5-0.5B --json")]
 pub(super) struct DoctorArgs {
     /// A built-in name, a folder, a .gguf file or a hub id [default: the settings' model]
     #[arg(long)]

@@ -9,7 +9,7 @@ use crate::durable::DurableError;
 use crate::inference::GenerateError;
 use crate::model::fetch::FetchError;
 
-/// Exit statuses; the same table is in `--help` and in docs/cli-json.md.
+/// Exit statuses: `--help`, the man pages and docs/cli-json.md say the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Done; also when whoever read the output closed the pipe.
@@ -29,6 +29,17 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All of them, by their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Failed,
+        Self::Usage,
+        Self::NoSuchObject,
+        Self::Busy,
+        Self::Config,
+        Self::Interrupted,
+    ];
+
     /// The number given to the system; 75 and 78 are those of sysexits.
     pub fn code(self) -> u8 {
         match self {
@@ -39,6 +50,25 @@ impl Exit {
             Self::Busy => 75,
             Self::Config => 78,
             Self::Interrupted => 130,
+        }
+    }
+
+    /// What it says to a person.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Ok => "done; also when whoever read the output closed the pipe",
+            Self::Failed => {
+                "failed, or a check found something; the message says what, why and what to do"
+            }
+            Self::Usage => {
+                "wrong usage: unknown option, missing argument, an id with several matches"
+            }
+            Self::NoSuchObject => {
+                "no such object: no task, night, model version, backup or archive of that name"
+            }
+            Self::Busy => "another process uses the home; safe to try again",
+            Self::Config => "the settings were refused; the message names file, line and key",
+            Self::Interrupted => "stopped by Ctrl-C or a signal; the same command continues",
         }
     }
 }

@@ -16,6 +16,11 @@ use crate::evaluation::standalone;
 use crate::evaluation::standalone::EvalArgs;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool eval --corpus ~/documents --questions questions.jsonl
+  nightschool eval --corpus ~/documents --questions questions.jsonl --adapter live
+  nightschool eval --closed-book --questions questions.jsonl --model ./model.gguf")]
 pub(super) struct EvalCliArgs {
     /// Files or folders to search in
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "closed_book")]

@@ -14,6 +14,11 @@ use crate::durable::HomeLock;
 use crate::model::fetch::ModelSpec;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool init
+  nightschool init --model ~/models/Qwen2.5-0.5B
+  nightschool --home /srv/school init --force")]
 pub(super) struct InitArgs {
     /// A built-in name, a folder, a .gguf file or a hub id
     #[arg(long)]

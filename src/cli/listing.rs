@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::errors::UsageError;
 use super::output::Output;
+use super::output::page;
 use super::output::print;
 use super::output::printable;
 use super::output::shortened;
@@ -76,7 +77,7 @@ impl ListingArgs {
                 };
                 lines(std::iter::once(columns.join("\t")).chain(listing.rows.iter().map(row)))
             }
-            Form::Table => print(&as_table(&listing, &columns)),
+            Form::Table => page(&as_table(&listing, &columns)),
         }
     }
 

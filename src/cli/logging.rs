@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use anstream::AutoStream;
+use anstream::ColorChoice;
 use tracing_subscriber::EnvFilter;
 
 use super::Global;
@@ -27,11 +29,13 @@ pub(super) fn start(global: &Global) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|error| {
         UsageError(format!("the log filter `{level}` cannot be read: {error}; try `debug`"))
     })?;
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    // One decision for errors, log lines and progress bars, by NO_COLOR, CLICOLOR_FORCE and so on.
+    let colours = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+    console::set_colors_enabled_stderr(colours);
     tracing_subscriber::fmt()
         .compact()
         .with_target(false)
-        .with_ansi(terminal && !plain)
+        .with_ansi(colours)
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();

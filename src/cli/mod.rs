@@ -4,18 +4,22 @@ mod adapters;
 mod allocator;
 mod archive;
 mod bench;
+mod completions;
 mod corpus;
 mod demo;
 mod doctor;
 pub mod errors;
 mod eval;
+mod help;
 mod init;
 mod interrupt;
 mod listing;
 mod logging;
+mod man;
 mod model;
 mod night;
 mod output;
+mod pager;
 mod places;
 mod run;
 mod status;
@@ -26,6 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::CommandFactory as _;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -34,31 +39,25 @@ use self::output::Output;
 
 /// Teaches a small language model from a folder of documents, overnight, without labels.
 #[derive(Debug, Parser)]
-#[command(name = "nightschool", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(
+    name = "nightschool",
+    version,
+    max_term_width = 100,
+    before_help = "\
+Examples:
+  nightschool demo                     # one short night on the bundled corpus
+  nightschool init                     # settings for your own documents
+  nightschool corpus add ~/documents   # .md, .txt, .rst, .html and .jsonl files
+  nightschool night --now              # teach the model from them
+  nightschool status                   # what there is and what to do next",
+    after_help = help::after_help()
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
     command: Command,
 }
-
-const AFTER_HELP: &str = "\
-Examples:
-  nightschool demo                     one short night on the bundled corpus
-  nightschool init                     settings for your own documents
-  nightschool corpus add ~/documents   .md, .txt, .rst, .html and .jsonl files
-  nightschool night --now              teach the model from them
-  nightschool status                   what there is and what to do next
-
-Environment:
-  NIGHTSCHOOL_HOME   where everything learnt is kept; else $STATE_DIRECTORY, else
-                     $XDG_STATE_HOME/nightschool, else ~/.local/state/nightschool
-  NIGHTSCHOOL_CACHE  where models are kept; else $XDG_CACHE_HOME/nightschool,
-                     else ~/.cache/nightschool
-  NIGHTSCHOOL_LOG    what to log, such as `debug` or `nightschool::phase=trace`
-
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such object, 75 in use by another process
-(try again), 78 bad settings, 130 stopped by Ctrl-C.";
 
 /// What every command takes.
 #[derive(Debug, Args)]
@@ -75,6 +74,9 @@ struct Global {
     /// What to log, such as `debug` or `nightschool::phase=trace`
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
+    /// Never show long text in a pager
+    #[arg(long, global = true)]
+    no_pager: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,7 +94,7 @@ enum Command {
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Look at the questions that were made
-    #[command(subcommand, before_help = task::EXAMPLES)]
+    #[command(subcommand)]
     Task(task::TaskCommand),
     /// Look at the nights that were
     #[command(subcommand)]
@@ -112,6 +114,25 @@ enum Command {
     Bench(bench::BenchCommand),
     /// What the program runs on here, and why
     Doctor(doctor::DoctorArgs),
+    /// Print what a shell needs to complete command lines
+    Completions(completions::CompletionsArgs),
+    /// Write manual pages
+    Man(man::ManArgs),
+}
+
+impl Command {
+    /// Whether it only looks at what there is. Then a person may take time to read it in a pager:
+    /// nobody has to wait for a lock, and nothing is asked.
+    fn only_looks(&self) -> bool {
+        match self {
+            Self::Corpus(command) => command.only_looks(),
+            Self::Model(command) => command.only_looks(),
+            Self::Task(command) => command.only_looks(),
+            Self::Archive(command) => command.only_looks(),
+            Self::Run(_) | Self::Train(_) | Self::Status(_) | Self::Doctor(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Asks for JSON in place of a table.
@@ -120,6 +141,11 @@ struct Json {
     /// Print JSON; its shapes are described in docs/cli-json.md
     #[arg(long)]
     json: bool,
+}
+
+/// The definition of the command line, from which help, completions and man pages are made.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program on its command line and says how it ended.
@@ -142,6 +168,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let global = &cli.global;
+    if cli.command.only_looks() && !global.no_pager {
+        pager::allow();
+    }
     match cli.command {
         Command::Demo(args) => demo::run(global, &args),
         Command::Night(args) => night::run(global, &args),
@@ -156,5 +185,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(global, &args),
         Command::Bench(command) => bench::run(global, &command),
         Command::Doctor(args) => doctor::run(global, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }

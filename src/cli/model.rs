@@ -33,6 +33,12 @@ use crate::model::fetch::ModelSpec;
 use crate::model::lora::Adapter;
 
 #[derive(Debug, Subcommand)]
+#[command(before_help = "\
+Examples:
+  nightschool model list
+  nightschool model show live         # what it was trained on and how it did
+  nightschool model rollback          # back to the version before
+  nightschool model export live DIR   # base and adapter merged, as a Hugging Face folder")]
 pub(super) enum ModelCommand {
     /// Fetch a model into the cache and check it
     Fetch(FetchArgs),
@@ -50,7 +56,19 @@ pub(super) enum ModelCommand {
     Export(ExportArgs),
 }
 
+impl ModelCommand {
+    /// Whether it only looks at what there is.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Show(_) | Self::Diff(_))
+    }
+}
+
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool model export live merged
+  nightschool model export night3-round1 merged --role solver
+  nightschool model export ./adapter merged --model ~/models/Qwen2.5-0.5B")]
 pub(super) struct ExportArgs {
     /// A model version of the home, `live`, or a PEFT folder
     version: String,
@@ -68,6 +86,11 @@ pub(super) struct ExportArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool model fetch smollm2-135m
+  nightschool model fetch HuggingFaceTB/SmolLM2-360M
+  nightschool model fetch ~/models/model.gguf   # only checks it")]
 pub(super) struct FetchArgs {
     /// A built-in name (smollm2-135m) or a hub id OWNER/NAME[@REVISION]; a folder or a .gguf file
     /// is only checked
@@ -77,6 +100,10 @@ pub(super) struct FetchArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool model list
+  nightschool model list --json")]
 pub(super) struct ListArgs {
     #[command(flatten)]
     json: Json,

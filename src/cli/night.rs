@@ -20,6 +20,11 @@ use crate::phase::night::NightContext;
 use crate::phase::night::SuiteSource;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool night --now
+  nightschool night --now --json > report.json
+  nightschool night --now --set solve.rounds=4 --seed 7")]
 pub(super) struct NightArgs {
     /// Begin at once, or continue the night that was interrupted
     #[arg(long)]

@@ -10,6 +10,7 @@ use serde_json::Map;
 use serde_json::Value;
 
 use super::errors::OutputError;
+use super::pager;
 
 /// Version of the JSON shapes: new members may appear under the same version, a member that
 /// changes its meaning or goes away raises it.
@@ -37,7 +38,7 @@ impl Output {
             let text = serde_json::to_string_pretty(&versioned(serde_json::to_value(value)?))?;
             return print(&text);
         }
-        print(render().trim_end())
+        page(render().trim_end())
     }
 }
 
@@ -59,6 +60,11 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(OutputError)?;
     Ok(())
+}
+
+/// Shows people a text: through a pager where it is longer than the screen.
+pub(super) fn page(text: &str) -> anyhow::Result<()> {
+    if pager::show(text)? { Ok(()) } else { print(text) }
 }
 
 /// A table without lines, as wide as the terminal or, into a pipe, as wide as its content.

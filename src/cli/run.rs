@@ -35,6 +35,11 @@ const SHOWN: &[&str] =
     &["number", "state", "started_at", "drafts", "accepted", "rollouts", "solved", "promoted"];
 
 #[derive(Debug, Subcommand)]
+#[command(before_help = "\
+Examples:
+  nightschool run list
+  nightschool run show                # the report of the last night
+  nightschool run show 12 --json")]
 pub(super) enum RunCommand {
     /// List the nights, the latest first
     List(ListArgs),
@@ -43,7 +48,7 @@ pub(super) enum RunCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(before_help = "\
 Examples:
   nightschool run list
   nightschool run list --output tsv --columns number,accepted,promoted")]
@@ -56,6 +61,10 @@ pub(super) struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool run show                # the last night
+  nightschool run show 12 --json")]
 pub(super) struct ShowArgs {
     /// Its number [default: the latest]
     night: Option<u32>,

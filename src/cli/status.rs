@@ -24,6 +24,11 @@ use crate::phase::home::Home;
 use crate::task::Split;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool status
+  nightschool status --json
+  nightschool --home /srv/school status --digest")]
 pub(super) struct StatusArgs {
     /// Also a hash of all the archive holds, clock times left out: equal for equal nights
     #[arg(long)]

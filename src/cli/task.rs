@@ -16,15 +16,14 @@ use super::places;
 use crate::archive::ArchiveReader;
 use crate::archive::Decision;
 
-/// What stands above the help of `task`.
-pub(super) const EXAMPLES: &str = "\
+#[derive(Debug, Subcommand)]
+#[command(before_help = "\
 Examples:
   nightschool task list --band never --sort newest
-  nightschool task show ID
-  nightschool task export sft --as sft --format parquet     a dataset for TRL
-  nightschool task import questions.csv                     questions of your own";
-
-#[derive(Debug, Subcommand)]
+  nightschool task show ID            # passage, draft, verdicts, rollouts, model versions
+  nightschool task review             # accept, reject or edit tasks one by one
+  nightschool task export sft --as sft --format parquet   # a dataset for TRL
+  nightschool task import questions.csv                   # questions of your own")]
 pub(super) enum TaskCommand {
     /// List tasks
     List(list::ListArgs),
@@ -35,8 +34,15 @@ pub(super) enum TaskCommand {
     /// Look at tasks one by one and accept, reject or edit them
     Review(review::ReviewArgs),
     /// Take a task out of play
+    #[command(before_help = "\
+Examples:
+  nightschool task retire 3fa9 --note \"the passage is out of date\"")]
     Retire(review::DecideArgs),
     /// Put a task back into play
+    #[command(before_help = "\
+Examples:
+  nightschool task list --state retired
+  nightschool task restore 3fa9")]
     Restore(review::DecideArgs),
     /// What a task was made from, and what was made of it
     Lineage(lineage::LineageArgs),
@@ -48,6 +54,21 @@ pub(super) enum TaskCommand {
     Export(export::ExportArgs),
     /// Take in tasks of another home, or questions of your own
     Import(import::ImportArgs),
+}
+
+impl TaskCommand {
+    /// Whether it only looks at what there is.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::List(_)
+                | Self::Search(_)
+                | Self::Show(_)
+                | Self::Lineage(_)
+                | Self::Diff(_)
+                | Self::Stats(_)
+        )
+    }
 }
 
 pub(super) fn run(global: &Global, command: &TaskCommand) -> anyhow::Result<()> {

@@ -39,12 +39,19 @@ const MEASURES: [(&str, &str); 14] = [
 ];
 
 #[derive(Debug, Subcommand)]
+#[command(before_help = "\
+Examples:
+  nightschool train steps             # loss, KL, entropy, rewards of the last night")]
 pub(super) enum TrainCommand {
     /// List a night's optimiser steps with what was measured, and where a tripwire stopped them
     Steps(StepsArgs),
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool train steps
+  nightschool train steps --night 3 --json")]
 pub(super) struct StepsArgs {
     /// The night (default: the last one)
     #[arg(long, value_name = "N")]

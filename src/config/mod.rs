@@ -161,6 +161,8 @@ pub struct Propose {
 pub struct Verify {
     /// Shortest question, in words.
     pub min_words: usize,
+    /// Shortest question, in characters (Search Self-play: 10).
+    pub min_chars: usize,
     /// Longest question, in characters.
     pub max_chars: usize,
     /// Passages beside the evidence in the RAG check (Search Self-play: 4).

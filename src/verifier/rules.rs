@@ -12,9 +12,6 @@ use crate::config::Verify;
 use crate::task::Rejection;
 use crate::task::Verdict;
 
-/// Shortest question in characters (Search Self-play: 10).
-const MIN_CHARS: usize = 10;
-
 /// The rule checks, in order, over one batch after another.
 pub struct RuleChecks<'a> {
     settings: &'a Verify,
@@ -69,8 +66,8 @@ impl<'a> RuleChecks<'a> {
     fn length(&self, candidate: &Candidate) -> Outcome {
         let question = question(candidate);
         let (chars, words) = (question.chars().count(), question.split_whitespace().count());
-        let right = (MIN_CHARS..=self.settings.max_chars).contains(&chars)
-            && words >= self.settings.min_words;
+        let Verify { min_chars, max_chars, min_words, .. } = *self.settings;
+        let right = (min_chars..=max_chars).contains(&chars) && words >= min_words;
         (fails(right, Rejection::Length), json!({ "chars": chars, "words": words }))
     }
 

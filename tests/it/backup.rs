@@ -28,7 +28,7 @@ fn open(desk: &Desk) -> Archive {
 }
 
 /// Makes an adapter version with weights in the home.
-fn add_version(desk: &Desk, archive: &Archive, id: &str) {
+pub(crate) fn add_version(desk: &Desk, archive: &Archive, id: &str) {
     let path = format!("adapters/{id}");
     let pending = PendingDirectory::create(&desk.home().dir().join(&path)).unwrap();
     std::fs::write(pending.path().join("adapter_model.safetensors"), id).unwrap();

@@ -13,8 +13,13 @@ macro_rules! assert_shape {
     };
 }
 
+mod contracts;
+mod definition;
 mod export;
 mod play;
+mod review;
+#[cfg(target_os = "linux")]
+mod terminal;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -48,9 +53,13 @@ impl Desk {
         Home::at(self.path("home"))
     }
 
-    /// The program with nothing of this machine's environment.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::cargo_bin("nightschool").unwrap();
+        Command::from_std(self.process(args))
+    }
+
+    /// The program with nothing of this machine's environment.
+    fn process(&self, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nightschool"));
         command.env_clear().current_dir(self.dir.path()).args(args);
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("NIGHTSCHOOL_HOME", self.home().dir());

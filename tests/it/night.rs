@@ -4,8 +4,9 @@
 mod objectives;
 mod proposer;
 mod retention;
+mod reverify;
 mod roles;
-mod school;
+pub(crate) mod school;
 mod stops;
 
 use std::fs;

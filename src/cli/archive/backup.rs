@@ -17,9 +17,9 @@ use crate::phase::backup;
 use crate::phase::backup::BackupOptions;
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(before_help = "\
 Examples:
-  nightschool archive backup                     into HOME/backups, also while a night runs
+  nightschool archive backup          # into HOME/backups, also while a night runs
   nightschool archive backup /mnt/disk --keep 7")]
 pub(in crate::cli) struct BackupArgs {
     /// Folder of backups (default: `backups` in the home); the backup is a folder in it, named by
@@ -35,6 +35,10 @@ pub(in crate::cli) struct BackupArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool archive restore 2026-01-31T220000.000Z
+  nightschool --home /srv/school archive restore /mnt/disk/2026-01-31T220000.000Z --force")]
 pub(in crate::cli) struct RestoreArgs {
     /// The backup's folder, or its name in the home's `backups`
     backup: PathBuf,
@@ -46,6 +50,9 @@ pub(in crate::cli) struct RestoreArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool archive vacuum")]
 pub(in crate::cli) struct VacuumArgs {
     #[command(flatten)]
     json: Json,

@@ -25,6 +25,11 @@ use crate::progress::Progress;
 const LISTED: usize = 8;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool archive check
+  nightschool archive check --json > findings.json
+  nightschool archive check --repair")]
 pub(in crate::cli) struct CheckArgs {
     /// Repair what can be: indexes and counts are made again, and of a damaged table what can be
     /// read is copied into a new file. The old file is kept beside it

@@ -17,12 +17,14 @@ use crate::archive::ArchiveReader;
 use crate::archive::QueryLimits;
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    before_help = "\
 Examples:
   nightschool archive sql \"SELECT band, count(*) AS tasks FROM task_view GROUP BY band\"
-  nightschool archive sql --output tsv \"SELECT id, question FROM task_view WHERE night = 3\"
-
-`task_view` has the tasks with their words; `nightschool archive schema` shows all tables.")]
+  nightschool archive sql --output tsv \"SELECT id, question FROM task_view WHERE night = 3\"",
+    after_help = "\
+`task_view` has the tasks with their words; `nightschool archive schema` shows all tables."
+)]
 pub(in crate::cli) struct SqlArgs {
     /// One statement that only reads
     statement: String,
@@ -38,6 +40,10 @@ pub(in crate::cli) struct SqlArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool archive schema
+  nightschool archive schema --json")]
 pub(in crate::cli) struct SchemaArgs {
     #[command(flatten)]
     json: Json,

@@ -14,6 +14,11 @@ use crate::archive::bench::ArchiveReport;
 use crate::archive::bench::ReadReport;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool bench archive --tasks 10000
+  nightschool bench archive --dir /mnt/disk/bench
+  nightschool bench archive --dir /mnt/disk/bench --read")]
 pub(in crate::cli) struct ArchiveArgs {
     /// Tasks to generate
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]

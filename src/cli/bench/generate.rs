@@ -18,6 +18,10 @@ use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool bench generate
+  nightschool bench generate --batch 8 --prompt-tokens 512 --lora-rank 16 --json")]
 pub(in crate::cli) struct GenerateArgs {
     /// A built-in name, a folder, a .gguf file or a hub id
     #[arg(long, default_value = "smollm2-135m")]

@@ -15,10 +15,10 @@ use crate::archive::ModelDetail;
 use crate::archive::PlayDifference;
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(before_help = "\
 Examples:
   nightschool model show live
-  nightschool task list --trained-into night3-round1   the tasks that made it")]
+  nightschool task list --trained-into night3-round1   # the tasks that made it")]
 pub(in crate::cli) struct ShowArgs {
     /// A version, or `live`
     version: String,
@@ -27,6 +27,10 @@ pub(in crate::cli) struct ShowArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool model diff base live
+  nightschool model diff night2-round1 night3-round1 --json")]
 pub(in crate::cli) struct DiffArgs {
     /// A version, or `live`
     before: String,
@@ -37,6 +41,10 @@ pub(in crate::cli) struct DiffArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool model promote night3-round1 --note \"better on my own questions\"
+  nightschool model promote base      # without an adapter again")]
 pub(in crate::cli) struct PromoteArgs {
     /// The version to make live
     version: String,
@@ -48,6 +56,10 @@ pub(in crate::cli) struct PromoteArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool model rollback
+  nightschool model rollback --note \"answers grew too short\"")]
 pub(in crate::cli) struct RollbackArgs {
     /// Why
     #[arg(long, default_value = "rolled back by hand")]

@@ -9,7 +9,7 @@ use super::super::output::table;
 use crate::archive::ArchiveReader;
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(before_help = "\
 Examples:
   nightschool task diff 11 12")]
 pub(in crate::cli) struct DiffArgs {

@@ -25,7 +25,7 @@ use crate::phase::import::ImportReport;
     before_help = "\
 Examples:
   nightschool task import questions.csv
-  nightschool task import mine                a folder that `task export --as tasks` wrote
+  nightschool task import mine      # a folder that `task export --as tasks` wrote
   nightschool --home other task import mine/data/train.jsonl",
     after_help = "\
 Questions of your own are rows of .jsonl, .csv or .parquet:

@@ -8,6 +8,7 @@ use petgraph::dot::Dot;
 use petgraph::graph::NodeIndex;
 
 use super::super::output::Output;
+use super::super::output::page;
 use super::super::output::print;
 use super::super::output::printable;
 use super::super::output::shortened;
@@ -28,7 +29,7 @@ enum Form {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(before_help = "\
 Examples:
   nightschool task lineage 3fa9
   nightschool task lineage 3fa9 --format dot | dot -Tsvg > lineage.svg")]
@@ -48,7 +49,7 @@ pub(super) fn run(archive: &ArchiveReader, args: &LineageArgs) -> anyhow::Result
     match if args.json { Form::Json } else { args.format } {
         Form::Json => Output::new(true).show(&trace.to_json(), String::new),
         Form::Dot => print(&as_dot(&trace)),
-        Form::Tree => print(&as_trees(&trace)),
+        Form::Tree => page(&as_trees(&trace)),
     }
 }
 

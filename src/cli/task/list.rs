@@ -66,15 +66,13 @@ pub(super) fn one_of<T: Copy>(
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(before_help = "\
 Examples:
   nightschool task list --band never --sort newest
   nightschool task list --text \"eiffel tower\" --state active
   nightschool task list --night 12 --output tsv --columns id,answer,question
   nightschool task list --rejected leak --night 12")]
 pub(in crate::cli) struct ListArgs {
-    #[command(flatten)]
-    filter: FilterArgs,
     /// Drafts that the gate turned away in place of tasks; for one reason, or all
     #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "any",
           value_parser = rejection)]
@@ -90,6 +88,8 @@ pub(in crate::cli) struct ListArgs {
     after: Option<Cursor>,
     #[command(flatten)]
     listing: ListingArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -238,6 +238,10 @@ fn rejected(
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool task search \"eiffel tower\"
+  nightschool task search condenser steam --limit 5 --output tsv")]
 pub(in crate::cli) struct SearchArgs {
     /// The words
     #[arg(required = true)]

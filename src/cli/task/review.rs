@@ -27,25 +27,27 @@ use crate::phase::curate;
 const PAGE: u32 = 50;
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    before_help = "\
 Examples:
   nightschool task review --origin model --band never
-  nightschool task review --text tower
-
+  nightschool task review --text tower",
+    after_help = "\
 Each task is shown with its passages; then one line decides about it:
   a [NOTE]   accept: it is right
   r [NOTE]   reject: it is wrong, and is not played any more
   e [NOTE]   edit: asks for question and answer (an empty line keeps the old one)
   s          skip it, this time
-  q          quit")]
+  q          quit"
+)]
 pub(in crate::cli) struct ReviewArgs {
-    #[command(flatten)]
-    filter: FilterArgs,
     /// Those, too, about which a person has decided before
     #[arg(long)]
     again: bool,
     #[command(flatten)]
     json: Json,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,10 @@ use crate::archive::StoredRollout;
 use crate::archive::TaskDetail;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool task show 3fa9          # the beginning of its id
+  nightschool task show 3fa9 --json --tokens")]
 pub(in crate::cli) struct ShowArgs {
     /// The task's id, or the beginning of it
     id: String,
@@ -90,6 +94,14 @@ fn rendered(detail: &TaskDetail) -> String {
         vec![verdict.check.clone(), outcome.to_string(), required.to_string(), evidence]
     });
     text += &format!("\n\n{}", table(&["check", "outcome", "", "evidence"], verdicts));
+    if !detail.verifications.is_empty() {
+        let rows = detail.verifications.iter().map(|again| {
+            let reason = again.verdicts.iter().filter(|v| v.required).find_map(|v| v.rejection);
+            let outcome = reason.map_or("stands", |reason| reason.as_str());
+            vec![again.night.to_string(), outcome.to_string(), again.evidence.join(", ")]
+        });
+        text += &format!("\n\n{}", table(&["again in night", "outcome", "against"], rows));
+    }
     if !detail.rollouts.is_empty() {
         let header =
             ["night", "round", "no", "by", "answer", "em", "f1", "reward", "end", "tokens"];

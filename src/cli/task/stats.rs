@@ -11,6 +11,11 @@ use crate::archive::ArchiveReader;
 use crate::archive::TaskGrouping;
 
 #[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool task stats
+  nightschool task stats --by band
+  nightschool task stats --by topic --json")]
 pub(in crate::cli) struct StatsArgs {
     /// What tasks are grouped by: origin, night, kind, hops, band, state, document, topic,
     /// proposed-by, played-by

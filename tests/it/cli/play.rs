@@ -3,9 +3,16 @@
 use std::sync::Arc;
 
 use nightschool::archive::Archive;
+use nightschool::archive::EvaluationItem;
+use nightschool::archive::EvaluationName;
 use nightschool::archive::GatedDraft;
 use nightschool::archive::ModelKind;
 use nightschool::archive::ModelVersion;
+use nightschool::archive::Promotion;
+use nightschool::archive::Suite;
+use nightschool::archive::SuiteItem;
+use nightschool::archive::SuiteOrigin;
+use nightschool::archive::TrainItem;
 use nightschool::archive::TrainPhase;
 use nightschool::archive::TrainStep;
 use nightschool::archive::Unit;
@@ -31,6 +38,7 @@ use serde_json::json;
 
 use super::Desk;
 use super::with_corpus;
+use crate::backup::add_version;
 
 /// A draft on the first passage of the corpus; a task if nothing turned it away.
 fn gated(archive: &Archive, origin: Origin, id: &str, rejection: Option<Rejection>) -> GatedDraft {
@@ -61,6 +69,26 @@ fn gated(archive: &Archive, origin: Origin, id: &str, rejection: Option<Rejectio
     GatedDraft { draft, verdicts: vec![verdict], task, parents: Vec::new() }
 }
 
+/// An attempt by a version at the task of the language model.
+fn record_rollout(archive: &Archive, night: u32, version: &str, score: Score) {
+    let rollout = Rollout {
+        task_id: "ab33".into(),
+        index: 0,
+        model_version: version.into(),
+        steps: vec![
+            Step { owner: Owner::Tool, tokens: vec![7; 40], logprobs: Vec::new() },
+            Step { owner: Owner::Model, tokens: vec![1, 2], logprobs: vec![-0.5, -0.25] },
+        ],
+        queries: vec!["separate condenser".into()],
+        retrieved: Vec::new(),
+        answer: Some("Watt".into()),
+        stop: StopReason::StopString,
+    };
+    let unit = Unit { night, phase: "rollouts", key: "0" };
+    let sampling = json!({"temperature": 1.0});
+    archive.record_rollouts(&unit, 0, &sampling, &[(rollout, score)]).unwrap();
+}
+
 /// A desk whose first night is under way: two tasks, one of them tried.
 pub(super) fn after_play() -> Desk {
     let desk = with_corpus();
@@ -84,22 +112,66 @@ pub(super) fn after_play() -> Desk {
         gated(&archive, Origin::Model, "ab33", None),
     ];
     archive.record_drafts(&Unit { night: 1, phase: "propose", key: "0" }, &drafts).unwrap();
-    let rollout = Rollout {
-        task_id: "ab33".into(),
-        index: 0,
-        model_version: "base".into(),
-        steps: vec![
-            Step { owner: Owner::Tool, tokens: vec![7; 40], logprobs: Vec::new() },
-            Step { owner: Owner::Model, tokens: vec![1, 2], logprobs: vec![-0.5, -0.25] },
-        ],
-        queries: vec!["separate condenser".into()],
-        retrieved: Vec::new(),
-        answer: Some("Watt".into()),
-        stop: StopReason::StopString,
-    };
     let score = Score { exact_match: 0.0, f1: 0.75, reward: 0.75 };
-    let unit = Unit { night: 1, phase: "rollouts", key: "0" };
-    archive.record_rollouts(&unit, 0, &json!({"temperature": 1.0}), &[(rollout, score)]).unwrap();
+    record_rollout(&archive, 1, "base", score);
+    desk
+}
+
+/// A desk with two nights: one that ended with an adapter live, and one in which that has played.
+pub(super) fn two_nights() -> Desk {
+    let desk = after_play();
+    let archive = Archive::open(&desk.home().archive(), Arc::new(SystemClock)).unwrap();
+    let unit = |phase| Unit { night: 1, phase, key: "0" };
+    add_version(&desk, &archive, "night1-warm");
+    let step = TrainStep {
+        phase: TrainPhase::WarmStart,
+        adapter: AdapterSlot::Shared,
+        step: 0,
+        objective: ObjectiveName::Likelihood,
+        model_version: "base".into(),
+        metrics: json!({ "loss": 2.5, "tokens": 512, "skipped": false }),
+        items: vec![TrainItem { task_id: "ab33".into(), rollout: None }],
+    };
+    archive.record_train_steps(&unit("warm_start"), &[step]).unwrap();
+    let item = SuiteItem {
+        question_id: "q1".into(),
+        question: "How deep is the Challenger Deep?".into(),
+        answers: vec!["10,935 metres".into()],
+        source_document: "sea".into(),
+    };
+    let suite = Suite::new("own", SuiteOrigin::Human, vec![item]);
+    archive.freeze_suite(&suite).unwrap();
+    let name = EvaluationName {
+        id: "after".into(),
+        suite_id: suite.id,
+        model_version: "night1-warm".into(),
+        prompt: "bare".into(),
+    };
+    let answered = EvaluationItem {
+        question_id: "q1".into(),
+        answer: Some("10,935".into()),
+        exact_match: 0.0,
+        f1: 0.5,
+        answer_in_retrieved: true,
+        tokens: 7,
+    };
+    archive.record_evaluation_items(&unit("answers"), &name, &[answered]).unwrap();
+    let figures = json!({ "n": 1, "em": 0.0, "f1": 0.5 });
+    archive.record_evaluation(&unit("evaluation"), &name, &figures).unwrap();
+    let promotion = Promotion {
+        night: 1,
+        candidate: "night1-warm".into(),
+        incumbent: "base".into(),
+        promoted: true,
+        reason: "lower bound above 0".into(),
+        delta: Some(0.25),
+        ci: Some((0.125, 0.375)),
+    };
+    archive.record_promotion(&unit("promotion"), &promotion).unwrap();
+    archive.finish_night(1, &json!({ "promoted": true })).unwrap();
+    archive.begin_night(2, &json!({})).unwrap();
+    let score = Score { exact_match: 1.0, f1: 1.0, reward: 1.0 };
+    record_rollout(&archive, 2, "night1-warm", score);
     desk
 }
 

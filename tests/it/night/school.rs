@@ -19,10 +19,23 @@ enum Voice {
     Babbling,
     /// It says little but digits, blanks and line ends, so that some of its answers are right.
     Counting,
+    /// What it says next follows from the byte before, so that it finds the answer when it takes
+    /// the likeliest, and writes questions now and then when it draws.
+    Asking,
 }
 
 /// The bytes that a counting model says.
 const COUNTED: [u8; 4] = *b" 73\n";
+/// What an asking model may say after a byte, with the logits. Prompts end with a colon; the one
+/// without documents ends with a dash, so that it does not know the answer there.
+const ASKED: [(u8, &[(u8, f32)]); 6] = [
+    (b':', &[(b'7', 3.0), (b'3', 2.0), (b' ', 2.0)]),
+    (b'7', &[(b'\n', 4.0), (b' ', 1.0)]),
+    (b'3', &[(b' ', 2.5), (b'3', 2.0), (b'?', 1.5)]),
+    (b' ', &[(b'3', 2.5), (b'?', 1.0), (b'7', 0.5)]),
+    (b'?', &[(b'\n', 4.0)]),
+    (b'-', &[(b'3', 4.0)]),
+];
 
 /// A Hugging Face folder with a random Llama that reads bytes.
 fn byte_model(dir: &Path, voice: Voice) {
@@ -58,19 +71,42 @@ fn byte_model(dir: &Path, voice: Voice) {
     fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     fs::write(dir.join("tokenizer_config.json"), r#"{"eos_token": "<end>"}"#).unwrap();
     // Blanks and line ends stand in the vocabulary as the letters that byte-level BPE gives them.
-    let letters = COUNTED.map(|byte| match byte {
-        b' ' => 'Ġ',
-        b'\n' => 'Ċ',
-        digit => char::from(digit),
-    });
-    let counted = letters.map(|letter| alphabet.binary_search(&letter).unwrap());
-    candle_core::safetensors::save(&byte_weights(voice, &counted), dir.join("model.safetensors"))
+    let token = |byte: u8| {
+        let letter = match byte {
+            b' ' => 'Ġ',
+            b'\n' => 'Ċ',
+            other => char::from(other),
+        };
+        alphabet.binary_search(&letter).unwrap()
+    };
+    candle_core::safetensors::save(&byte_weights(voice, token), dir.join("model.safetensors"))
         .unwrap();
 }
 
+/// Makes what may follow a byte depend on it: it has a dimension of its own, which the head reads.
+fn follow(embedding: &mut [f32], head: &mut [f32], token: impl Fn(u8) -> usize) {
+    for id in 0..257 {
+        embedding[id * 32] = 2.0;
+        head[id * 32] = -4.0;
+    }
+    for (place, (byte, next)) in ASKED.iter().enumerate() {
+        let dimension = place + 1;
+        (0..257).for_each(|id| embedding[id * 32 + dimension] = 0.0);
+        embedding[token(*byte) * 32 + dimension] = 4.0;
+        for (said, logit) in *next {
+            head[token(*said) * 32] = 0.0;
+            // About what the norm leaves of the 4 above.
+            head[token(*said) * 32 + dimension] = (logit + 3.0) / 4.8;
+        }
+    }
+}
+
 /// Random weights; a counting model has one dimension that is the same for all tokens it reads and
-/// raises only the `counted` ones that it writes.
-fn byte_weights(voice: Voice, counted: &[usize]) -> std::collections::HashMap<String, Tensor> {
+/// raises only those that it writes.
+fn byte_weights(
+    voice: Voice,
+    token: impl Fn(u8) -> usize,
+) -> std::collections::HashMap<String, Tensor> {
     let mut rng = nightschool::rng::stream(3, &["byte model"]);
     let mut random = |rows: usize, cols: usize, scale: f32| -> Vec<f32> {
         (0..rows * cols).map(|_| rng.random_range(-scale..scale)).collect()
@@ -81,12 +117,17 @@ fn byte_weights(voice: Voice, counted: &[usize]) -> std::collections::HashMap<St
     let ones = Tensor::ones(32, candle_core::DType::F32, &Device::Cpu).unwrap();
     let mut tensors = std::collections::HashMap::new();
     let mut embedding = random(257, 32, 0.5);
-    let scale = if voice == Voice::Counting { 0.1 } else { 0.3 };
-    if voice == Voice::Counting {
+    let scale = if voice == Voice::Babbling { 0.3 } else { 0.1 };
+    if voice != Voice::Babbling {
         let mut head = random(257, 32, 0.1);
-        for token in 0..257 {
-            embedding[token * 32] = 2.0;
-            head[token * 32] = if counted.contains(&token) { 1.0 } else { -1.0 };
+        if voice == Voice::Counting {
+            let counted = COUNTED.map(&token);
+            for id in 0..257 {
+                embedding[id * 32] = 2.0;
+                head[id * 32] = if counted.contains(&id) { 1.0 } else { -1.0 };
+            }
+        } else {
+            follow(&mut embedding, &mut head, &token);
         }
         tensors.insert("lm_head.weight".to_string(), tensor(head, 257, 32));
     }
@@ -124,19 +165,31 @@ fn sevens() -> String {
     text
 }
 
-pub(super) struct School {
-    pub(super) folder: tempfile::TempDir,
+pub(crate) struct School {
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl School {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let articles = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/corpus_small.md");
         Self::with(Voice::Babbling, &fs::read_to_string(articles).unwrap())
     }
 
     /// A school whose model is right now and then, with its documents added.
-    pub(super) fn counting() -> Self {
+    pub(crate) fn counting() -> Self {
         let school = Self::with(Voice::Counting, &sevens());
+        school.add_documents();
+        school
+    }
+
+    /// A school whose model writes questions that pass the gate now and then, and finds the answer
+    /// to all of them, with its documents added.
+    pub(super) fn asking() -> Self {
+        let school = Self::with(Voice::Asking, &sevens());
+        let prompts = school.home().join("prompts");
+        fs::create_dir_all(&prompts).unwrap();
+        let closed_book = "From memory.\n===\n{{ question }} -\n";
+        fs::write(prompts.join("closed_book.jinja"), closed_book).unwrap();
         school.add_documents();
         school
     }
@@ -150,15 +203,15 @@ impl School {
         school
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub(super) fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.path("home")
     }
 
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nightschool"));
         command
             .arg("--home")
@@ -171,7 +224,7 @@ impl School {
     }
 
     /// A night with these settings beside those that make it short.
-    pub(super) fn night_with(&self, settings: &[&str]) -> Command {
+    pub(crate) fn night_with(&self, settings: &[&str]) -> Command {
         let mut command = self.night();
         for setting in settings {
             command.arg("--set").arg(setting);
@@ -179,7 +232,7 @@ impl School {
         command
     }
 
-    pub(super) fn night(&self) -> Command {
+    pub(crate) fn night(&self) -> Command {
         let mut command = self.command(&["night", "--now", "--json", "--model"]);
         command.arg(self.path("model"));
         for setting in [
@@ -205,7 +258,7 @@ impl School {
         command
     }
 
-    pub(super) fn add_documents(&self) {
+    pub(crate) fn add_documents(&self) {
         let added = self
             .command(&["--set", "heldout.documents=0.3", "corpus", "add"])
             .arg(self.path("documents"))
@@ -215,43 +268,43 @@ impl School {
     }
 
     /// Runs a night to its end; returns its report.
-    pub(super) fn finish(&self) -> serde_json::Value {
+    pub(crate) fn finish(&self) -> serde_json::Value {
         self.finish_with(&[])
     }
 
-    pub(super) fn finish_with(&self, settings: &[&str]) -> serde_json::Value {
+    pub(crate) fn finish_with(&self, settings: &[&str]) -> serde_json::Value {
         let output = self.night_with(settings).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// What a command prints as JSON.
-    pub(super) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let output = self.command(arguments).arg("--json").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// The message of a command that fails with `code`.
-    pub(super) fn error(&self, code: i32, mut command: Command) -> String {
+    pub(crate) fn error(&self, code: i32, mut command: Command) -> String {
         let output = command.output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{message}");
         message
     }
 
-    pub(super) fn archive(&self) -> ArchiveReader {
+    pub(crate) fn archive(&self) -> ArchiveReader {
         ArchiveReader::open(&self.home().join("archive.db")).unwrap()
     }
 
-    pub(super) fn set_live(&self, version: &str) {
+    pub(crate) fn set_live(&self, version: &str) {
         let clock = std::sync::Arc::new(nightschool::clock::SystemClock);
         let archive = Archive::open(&self.home().join("archive.db"), clock).unwrap();
         archive.set_live_model(version, "the first").unwrap();
     }
 
     /// The names of what is in a folder of the home, sorted; none when it is not there.
-    pub(super) fn listed(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn listed(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.home().join(folder)) else { return Vec::new() };
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
         let mut names: Vec<String> =
@@ -260,15 +313,15 @@ impl School {
         names
     }
 
-    pub(super) fn kill_at(&self, line: &str) {
+    pub(crate) fn kill_at(&self, line: &str) {
         super::kill_at(self.night(), line);
     }
 
-    pub(super) fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         super::digest(&self.home())
     }
 
-    pub(super) fn adapters(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn adapters(&self) -> Vec<(String, Vec<u8>)> {
         super::adapters(&self.home())
     }
 }
