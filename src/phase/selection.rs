@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::archive::StoredRollout;
 use crate::archive::TrainItem;
 use crate::config::ObjectiveName;
+use crate::config::Role;
 use crate::config::Train;
 use crate::reward;
 use crate::rollout::Owner;

@@ -130,7 +130,7 @@ pub(super) fn two_nights() -> Desk {
         objective: ObjectiveName::Likelihood,
         model_version: "base".into(),
         metrics: json!({ "loss": 2.5, "tokens": 512, "skipped": false }),
-        items: vec![TrainItem { task_id: "ab33".into(), rollout: None }],
+        items: vec![TrainItem::Task { task_id: "ab33".into() }],
     };
     archive.record_train_steps(&unit("warm_start"), &[step]).unwrap();
     let item = SuiteItem {

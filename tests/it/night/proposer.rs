@@ -7,11 +7,12 @@ use nightschool::rollout::Owner;
 
 use super::School;
 
-/// Rounds in which a counting model's drafts are played.
-const PLAY: [&str; 6] = [
+/// Rounds in which an asking model's drafts are played.
+const PLAY: [&str; 7] = [
     "propose.model_drafts=48",
+    "warm_start.steps=2",
     "verify.min_words=1",
-    "verify.min_f1=0.5",
+    "verify.min_chars=3",
     "train_proposer.drafts=8",
     "solve.tasks=12",
     "solve.rollouts=4",
@@ -28,7 +29,7 @@ fn proposals(school: &School) -> Vec<PlayedProposal> {
 
 #[test]
 fn drafts_are_kept_token_by_token_and_the_policy_gradient_learns_from_them() {
-    let school = School::counting();
+    let school = School::asking();
     let report = school.finish_with(&PLAY);
     let proposals = proposals(&school);
     assert_eq!(proposals.len(), 48);
@@ -51,6 +52,7 @@ fn drafts_are_kept_token_by_token_and_the_policy_gradient_learns_from_them() {
     let rounds = report["rounds"].as_array().unwrap();
     assert_eq!(rounds.len(), 2);
     let accepted = proposals.iter().filter(|one| one.rejection.is_none()).count();
+    assert!(accepted > 0 && proposals.iter().any(|one| one.reward == Some(1.0)));
     let told: u64 = rounds.iter().map(|round| round["accepted"].as_u64().unwrap()).sum();
     assert_eq!(told, accepted as u64);
     school.archive().check().unwrap();
@@ -62,22 +64,24 @@ fn the_proposer_is_trained_as_often_and_in_the_order_that_the_settings_say() {
         (&["train_proposer.objective=none"][..], 0),
         (&["train_proposer.every=2"], 6),
         (&["train_proposer.order=solver_first", "train_proposer.reward=dr_zero"], 6),
-        (&["train_proposer.advantage=grpo", "train_proposer.group_key=round"], 0),
+        // Rewards of a round are compared with each other.
+        (&["train_proposer.advantage=grpo", "train_proposer.group_key=round"], 6),
     ] {
-        let school = School::counting();
+        let school = School::asking();
         school.finish_with(&[&PLAY[..], settings].concat());
-        let taken = steps_of(&school).len();
-        // Rewards that are all 0 teach nothing where they are compared with each other.
-        let rewards: Vec<f32> = proposals(&school).iter().filter_map(|one| one.reward).collect();
-        let differ = rewards.iter().any(|reward| *reward > 0.0);
-        let compared = settings.contains(&"train_proposer.advantage=grpo");
-        assert_eq!(taken, if compared && differ { taken } else { steps }, "{settings:?}");
+        assert_eq!(steps_of(&school).len(), steps, "{settings:?}");
     }
+    let school = School::asking();
+    school.finish_with(&[&PLAY[..], &["train_proposer.objective=likelihood"]].concat());
+    let good = proposals(&school).iter().filter(|one| one.reward == Some(1.0)).count();
+    let steps = steps_of(&school);
+    assert!(good > 0 && !steps.is_empty() && steps.len() <= good.div_ceil(8) + 1);
+    assert!(steps.iter().all(|step| step.objective.as_str() == "likelihood"));
 }
 
 #[test]
 fn a_night_killed_while_the_proposer_trains_goes_on_to_the_same_end() {
-    let school = School::counting();
+    let school = School::asking();
     school.finish_with(&PLAY);
     let (digest, adapters) = (school.digest(), school.adapters());
     std::fs::remove_dir_all(school.home()).unwrap();
