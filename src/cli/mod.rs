@@ -19,6 +19,7 @@ mod output;
 mod places;
 mod run;
 mod status;
+mod suite;
 mod task;
 mod train;
 
@@ -94,6 +95,9 @@ enum Command {
     /// Look at the questions that were made
     #[command(subcommand, before_help = task::EXAMPLES)]
     Task(task::TaskCommand),
+    /// Questions of your own that versions are measured on
+    #[command(subcommand, before_help = suite::EXAMPLES)]
+    Suite(suite::SuiteCommand),
     /// Look at the nights that were
     #[command(subcommand)]
     Run(run::RunCommand),
@@ -149,6 +153,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
+        Command::Suite(command) => suite::run(global, &command),
         Command::Run(command) => run::run(global, &command),
         Command::Archive(command) => archive::run(global, &command),
         Command::Train(command) => train::run(global, &command),
