@@ -1,26 +1,38 @@
-"""Loads exports with the programs that they are for: `datasets`, `trl`, and verl's way of reading.
+"""Loads exports with the programs that they are for, and trains on them: `datasets`, TRL, verl.
 
-Not part of CI: it needs `pip install datasets pandas pyarrow trl` (and torch, for trl). It exports a home in
-every shape and format, or checks the folders that are there:
+Not part of CI: it needs `pip install datasets pandas pyarrow trl torch`, and for verl's own classes `pip install --no-deps
+verl` with what their imports need: `ray "tensordict<=0.10" hydra-core pillow torchdata codetiming cachetools`. It exports a
+home in every shape and format, or checks the folders that are there:
 
     cargo test --release --locked --test it -- code_made_tasks_of_the_bundled_corpus
     python scripts/check_exports.py target/release/nightschool target/tmp/export-home /tmp/exports
 
 What is checked: the features that `datasets` reads are those in the card, in both formats and with the same
 rows; TRL's own functions take the columns as conversations and leave the prompt as it is; its trainers' column
-names are there; verl's columns have the types that its RLHFDataset, its reward manager and the rewards use.
+names are there; its SFTTrainer and DPOTrainer take two steps on a tiny random model; verl's RLHFDataset reads every
+row and collates a batch, and its own reward scores right and wrong answers.
 """
 
 import json
+import math
 import subprocess
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import datasets
 import pandas
 import pyarrow.parquet
+import torch
+from omegaconf import OmegaConf
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.data_utils import apply_chat_template, extract_prompt, is_conversational, maybe_extract_prompt
+from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
+from verl.utils.reward_score import default_compute_score
 
+FIXTURES = Path(__file__).resolve().parent.parent / "tests/fixtures"
 SHAPES = ["sft", "preference", "rl-trl", "rl-verl", "tasks"]
 
 
@@ -96,12 +108,50 @@ def check_verl(path: Path, split: str) -> None:
             truth = list(truth["target"])[0]
         assert isinstance(truth, str) and truth
         assert row["extra_info"]["split"] == split and row["extra_info"]["index"] == index
-    # As RLHFDataset reads it: `datasets` on the file, then by row; tools and interactions are optional.
-    data = datasets.load_dataset("parquet", data_files=str(path))["train"]
-    for item in range(len(data)):
-        row = data[item]
-        assert row["extra_info"].get("index", 0) == item
-        assert row["extra_info"].get("tools_kwargs", {}) == {}
+    read = RLHFDataset(str(path), tokenizer(), OmegaConf.create({"max_prompt_length": 8192, "cache_dir": "unused"}))
+    assert len(read) == len(frame), "verl left rows out"
+    for index in range(len(read)):
+        item = read[index]
+        assert item["index"] == index and item["tools_kwargs"] == {} and item["interaction_kwargs"] == {}
+        user_prompt(item["raw_prompt"])
+        check_reward(item)
+    batch = collate_fn([read[index] for index in range(min(4, len(read)))])
+    assert len(batch["raw_prompt"]) == len(batch["dummy_tensor"])
+
+
+def check_reward(item: dict) -> None:
+    """verl's reward for the source; one of our own has none there."""
+    if item["data_source"].startswith("searchR1_"):
+        truth = item["reward_model"]["ground_truth"]
+        scores = [
+            default_compute_score(item["data_source"], f"<answer>{answer}</answer>", truth)
+            for answer in [truth["target"][0], "no such thing"]
+        ]
+        assert scores == [1.0, 0.0], (truth, scores)
+
+
+def tokenizer():
+    return AutoTokenizer.from_pretrained(FIXTURES / "chat/llama3")
+
+
+def train(trainer, config, folder: Path, **options) -> None:
+    """Two steps on a random model of the least size."""
+    words = tokenizer()
+    words.pad_token = words.pad_token or words.eos_token
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    data = datasets.load_dataset(str(folder))["train"].select(range(8))
+    with tempfile.TemporaryDirectory() as out:
+        # From a folder: the DPOTrainer loads its reference from where the model came from.
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(words), num_key_value_heads=2, **shape)).save_pretrained(out)
+        model = LlamaForCausalLM.from_pretrained(out)
+        arguments = config(
+            output_dir=out, max_steps=2, per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to=[],
+            save_strategy="no", max_length=1024, disable_tqdm=True, **options
+        )
+        done = trainer(model=model, args=arguments, train_dataset=data, processing_class=words).train()
+    assert done.global_step == 2 and math.isfinite(done.training_loss), done
+    print(f"{trainer.__name__} takes two steps on {folder.name}: loss {done.training_loss:.3f}")
 
 
 def main() -> None:
@@ -124,7 +174,10 @@ def main() -> None:
     for folder in ["rl-verl-parquet", "search-r1"]:
         for path in sorted((out / folder / "data").iterdir()):
             check_verl(path, path.stem)
-        print(f"verl reads {folder}")
+        print(f"verl {version('verl')} reads {folder}")
+    train(SFTTrainer, SFTConfig, out / "sft-parquet")
+    train(DPOTrainer, DPOConfig, out / "preference-parquet")
+    print(", ".join(f"{name} {version(name)}" for name in ["trl", "transformers", "datasets", "torch"]))
 
 
 main()

@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/archive/version-{1,2,3}.db: archives as earlier programs wrote them.
+"""Makes tests/fixtures/archive/version-{1,2,3,4}.db: archives as earlier programs wrote them.
 
     python3 scripts/make_archive_fixtures.py ARCHIVE
 
-ARCHIVE is an archive of schema version 3 in which one night was played, written by the program of
-that time (the demo of commit 5f39f4a). It is cut down to a few tasks with all that belongs to
-them, which makes version 3. Versions 1 and 2 are made by the migrations of their time
-(src/archive/migrations), with the rows of version 3 that those versions had.
+ARCHIVE is an archive in which nights were played, written by the program of its time. It is cut
+down to a few tasks with all that belongs to them.
+
+One of schema version 3 (the demo of commit 5f39f4a) makes version 3, and versions 1 and 2 by the
+migrations of their time (src/archive/migrations), with the rows that those versions had. One of
+version 4 (two nights of the counting school of tests/it/night at commit 8b1a819) makes version 4.
 """
 
 import json
 import pathlib
-import sqlite3
 import sys
+
+try:
+    import pysqlite3 as sqlite3  # version 4 indexes words as SQLite 3.43 does
+except ImportError:
+    import sqlite3
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests/fixtures/archive"
@@ -65,6 +71,45 @@ UPDATE night SET report_json = json_replace(report_json, '$.home', '/home');
 """
 
 
+# The same of version 4, where a rollout is one row and tasks go by number, too.
+CUT_4 = """
+CREATE TEMP TABLE kept AS
+    SELECT id FROM (SELECT id FROM task WHERE attempts > 0 ORDER BY solved = 0, origin = 'code', id
+                    LIMIT 4)
+    UNION SELECT id FROM (SELECT id FROM task WHERE attempts = 0 AND origin = 'code'
+                          ORDER BY id LIMIT 2)
+    UNION SELECT task_id FROM verification;
+CREATE TEMP TABLE drafts AS
+    SELECT id FROM kept UNION
+    SELECT id FROM (SELECT id FROM draft WHERE rejection IS NOT NULL
+                    ORDER BY origin = 'code', id LIMIT 3);
+DELETE FROM train_item WHERE task_id NOT IN (SELECT id FROM kept);
+DELETE FROM rollout WHERE task_id NOT IN (SELECT id FROM kept);
+DELETE FROM task_play WHERE task_id NOT IN (SELECT id FROM kept);
+DELETE FROM prompt WHERE id NOT IN (SELECT prompt_id FROM rollout WHERE prompt_id NOT NULL);
+DELETE FROM task_evidence WHERE task_id NOT IN (SELECT id FROM kept);
+DELETE FROM task_parent WHERE task_id NOT IN (SELECT id FROM kept);
+DELETE FROM task_words WHERE rowid IN (SELECT number FROM task WHERE id NOT IN
+    (SELECT id FROM kept));
+DELETE FROM task WHERE id NOT IN (SELECT id FROM kept);
+DELETE FROM verdict WHERE draft_id NOT IN (SELECT id FROM drafts);
+DELETE FROM draft WHERE id NOT IN (SELECT id FROM drafts);
+DELETE FROM seed_passage WHERE seed_id NOT IN (SELECT seed_id FROM draft);
+DELETE FROM seed WHERE id NOT IN (SELECT seed_id FROM draft);
+DELETE FROM document_passage WHERE passage_id NOT IN
+    (SELECT passage_id FROM task_evidence UNION SELECT passage_id FROM seed_passage);
+DELETE FROM passage WHERE id NOT IN (SELECT passage_id FROM document_passage);
+DELETE FROM suite_item WHERE ordinal >= 4;
+DELETE FROM evaluation_item WHERE question_id NOT IN (SELECT question_id FROM suite_item);
+DELETE FROM train_item WHERE step >= 3;
+DELETE FROM train_step WHERE step >= 3;
+DELETE FROM meta WHERE key NOT IN ('corpus_roots', 'corpus_version');
+UPDATE model_version SET path = 'model' WHERE kind = 'base';
+UPDATE night SET report_json = json_replace(report_json, '$.home', '/home'),
+                 settings_json = json_replace(settings_json, '$.model', 'model');
+"""
+
+
 def columns(db, table):
     return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
 
@@ -103,17 +148,38 @@ def finish(db, path):
     print(f"{path.relative_to(ROOT)}: {tasks} tasks, {path.stat().st_size} bytes")
 
 
+def make_4(archive):
+    """Its file is taken as it is: words are indexed in tables of their own."""
+    path = FIXTURES / "version-4.db"
+    path.unlink(missing_ok=True)
+    source, db = sqlite3.connect(archive), sqlite3.connect(path, isolation_level=None)
+    source.backup(db)
+    db.execute("PRAGMA foreign_keys = 0")
+    db.executescript("BEGIN;" + CUT_4 + "COMMIT;")
+    db.execute("INSERT INTO task_words (task_words) VALUES ('optimize')")
+    hide_roots(db)
+    finish(db, path)
+
+
+def hide_roots(db):
+    """Where the corpus lay on the machine of that night is nobody's business."""
+    where = "WHERE key = 'corpus_roots'"
+    roots = json.loads(db.execute("SELECT value FROM meta " + where).fetchone()[0])
+    for root in roots:
+        root["path"] = "/corpus/" + root["label"]
+    roots = json.dumps(roots, separators=(",", ":"))
+    db.execute("UPDATE meta SET value = ? " + where, (roots,))
+
+
 def main(archive):
     FIXTURES.mkdir(parents=True, exist_ok=True)
+    if sqlite3.connect(archive).execute("PRAGMA user_version").fetchone() == (4,):
+        return make_4(archive)
     three = FIXTURES / "version-3.db"
     db = empty(three, 3)
     fill(db, archive, TABLES_1 + TABLES_2)
     db.executescript("BEGIN;" + CUT + "COMMIT;")
-    # Where the corpus lay on the machine of that night is nobody's business.
-    roots = json.loads(db.execute("SELECT value FROM meta").fetchone()[0])
-    for root in roots:
-        root["path"] = "/corpus/" + root["label"]
-    db.execute("UPDATE meta SET value = ?", (json.dumps(roots, separators=(",", ":")),))
+    hide_roots(db)
     finish(db, three)
 
     two = FIXTURES / "version-2.db"

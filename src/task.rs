@@ -217,6 +217,7 @@ pub struct Task {
     pub evidence: Vec<String>,
     /// Side of the document split.
     pub split: Split,
-    /// The night that accepted it, from 1; none where a person did.
+    /// The night that accepted it, from 1; none where a person did, or an import
+    /// brought it.
     pub night: Option<u32>,
 }

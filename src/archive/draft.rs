@@ -1,6 +1,7 @@
 //! Drafts, what the gate said about them, and the tasks that passed.
 
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use rusqlite::Transaction;
 use rusqlite::params;
@@ -68,14 +69,33 @@ fn seed_id(seed: &Seed) -> String {
 }
 
 impl ArchiveReader {
-    /// Whether a task asks this question, in these words or with other case and punctuation.
+    /// Whether a task, or a suite, asks this question, in these words or with other case and
+    /// punctuation: a draft must not.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read.
     pub fn has_question(&self, question: &str) -> Result<bool, ArchiveError> {
         self.read(|tx| {
-            let mut statement = tx.prepare_cached("SELECT 1 FROM task WHERE question_hash = ?1")?;
+            let mut statement = tx.prepare_cached(
+                "SELECT 1 FROM task WHERE question_hash = ?1
+                 UNION ALL SELECT 1 FROM suite_item WHERE question_hash = ?1",
+            )?;
             Ok(statement.exists([question_hash(question)])?)
+        })
+    }
+
+    /// Ids of the tasks of the training side that ask what a suite asks: they are not to be
+    /// trained on.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn tasks_of_suites(&self) -> Result<HashSet<String>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached(
+                "SELECT t.id FROM suite_item i CROSS JOIN task t
+                 ON t.question_hash = i.question_hash WHERE t.split = 'train'",
+            )?;
+            Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
         })
     }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::Archive;
 use super::ArchiveReader;
+use super::draft::question_hash;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::night::Unit;
@@ -61,6 +62,23 @@ pub struct Suite {
     pub origin: SuiteOrigin,
     /// The questions, in order.
     pub items: Vec<SuiteItem>,
+}
+
+/// A suite in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SuiteSummary {
+    /// Hash of name, origin and questions.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Who wrote the questions.
+    pub origin: SuiteOrigin,
+    /// How many.
+    pub questions: u64,
+    /// Finished measurements of model versions on it.
+    pub evaluations: u64,
+    /// Since when it is the same.
+    pub frozen_at: Timestamp,
 }
 
 /// What tells one evaluation from another.
@@ -175,6 +193,42 @@ impl ArchiveReader {
         self.read(|tx| find_suite(tx, name))
     }
 
+    /// All suites, in order of name.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn suites(&self) -> Result<Vec<SuiteSummary>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare(
+                "SELECT id, name, origin,
+                     (SELECT count(*) FROM suite_item i WHERE i.suite_id = s.id),
+                     (SELECT count(*) FROM evaluation e
+                      WHERE e.suite_id = s.id AND e.metrics_json IS NOT NULL),
+                     frozen_at
+                 FROM suite s ORDER BY name",
+            )?;
+            let suites = statement.query_map([], |row| {
+                Ok(SuiteSummary {
+                    id: row.get(0)?,
+                    name: row.get(1)?,
+                    origin: value::named(row, 2)?,
+                    questions: row.get::<_, i64>(3)?.cast_unsigned(),
+                    evaluations: row.get::<_, i64>(4)?.cast_unsigned(),
+                    frozen_at: value::time(row, 5)?,
+                })
+            })?;
+            Ok(suites.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The suite of that name.
+    ///
+    /// # Errors
+    /// [`ArchiveError::NotFound`] when none is frozen.
+    pub fn suite_named(&self, name: &str) -> Result<Suite, ArchiveError> {
+        self.read(|tx| find_suite(tx, name)?.ok_or_else(|| Failure::not_found("suite", name)))
+    }
+
     /// The evaluation of that id, if its first answers are stored.
     ///
     /// # Errors
@@ -251,8 +305,9 @@ impl Archive {
             )?;
             let mut statement = tx.prepare(
                 "INSERT INTO suite_item
-                     (suite_id, ordinal, question_id, question, answers_json, source_document)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                     (suite_id, ordinal, question_id, question, answers_json, source_document,
+                      question_hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             for (ordinal, item) in suite.items.iter().enumerate() {
                 if item.answers.is_empty() {
@@ -266,6 +321,7 @@ impl Archive {
                     item.question,
                     value::json_list(&item.answers),
                     item.source_document,
+                    question_hash(&item.question),
                 ])?;
             }
             Ok(true)

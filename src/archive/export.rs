@@ -7,11 +7,15 @@ use super::ArchiveReader;
 use super::corpus::Document;
 use super::error::ArchiveError;
 use super::error::Failure;
+use super::import;
+use super::import::Imported;
+use super::import::Play;
 use super::lineage;
 use super::listing::Cursor;
 use super::listing::TaskFilter;
 use super::task::StoredTask;
 use super::value;
+use crate::rollout::Owner;
 use crate::rollout::Score;
 use crate::rollout::StopReason;
 use crate::task::Draft;
@@ -42,6 +46,8 @@ pub struct Attempt {
     pub model_version: String,
     /// The answer read from it.
     pub answer: Option<String>,
+    /// How often the model wrote: more than once where it searched by itself.
+    pub turns: usize,
     /// Why it ended.
     pub stop: StopReason,
     /// Ids of the passages it was shown, best first.
@@ -65,6 +71,10 @@ pub struct TaskRecord {
     pub parents: Vec<String>,
     /// Every attempt, by night, round and place in the group.
     pub attempts: Vec<Attempt>,
+    /// What each version made of it.
+    pub plays: Vec<Play>,
+    /// What it was before an import brought it.
+    pub imported: Option<Imported>,
 }
 
 impl ArchiveReader {
@@ -115,6 +125,8 @@ fn record(tx: &Transaction<'_>, task: StoredTask) -> Result<Option<TaskRecord>, 
         verdicts: lineage::verdicts(tx, &id)?,
         parents: lineage::ids(tx, parents, &id)?,
         attempts: attempts(tx, &id)?,
+        plays: import::plays(tx, &id)?,
+        imported: import::imported(tx, &id)?,
         task,
     }))
 }
@@ -158,10 +170,14 @@ fn placed(tx: &Transaction<'_>, id: &str) -> Result<Option<PlacedPassage>, Failu
     Ok(Some(PlacedPassage { passage, documents, source }))
 }
 
+fn turns(steps: &[(Owner, usize)]) -> usize {
+    steps.iter().filter(|(owner, _)| *owner == Owner::Model).count()
+}
+
 fn attempts(tx: &Transaction<'_>, task: &str) -> Result<Vec<Attempt>, Failure> {
     let mut statement = tx.prepare_cached(
         "SELECT night, round, ordinal, model_version, answer, stop, retrieved_json, exact_match,
-                f1, reward
+                f1, reward, steps_json
          FROM rollout WHERE task_id = ?1 ORDER BY night, round, ordinal",
     )?;
     let attempts = statement.query_map([task], |row| {
@@ -174,6 +190,7 @@ fn attempts(tx: &Transaction<'_>, task: &str) -> Result<Vec<Attempt>, Failure> {
             stop: value::named(row, 5)?,
             retrieved: value::json(row, 6)?,
             score: Score { exact_match: row.get(7)?, f1: row.get(8)?, reward: row.get(9)? },
+            turns: turns(&value::json::<Vec<(Owner, usize)>>(row, 10)?),
         })
     })?;
     Ok(attempts.collect::<Result<_, _>>()?)

@@ -85,7 +85,7 @@ const VERSIONS: &str = "
     SELECT id FROM tainted ORDER BY id";
 
 /// What is deleted with the drafts, in an order that leaves no reference behind.
-const DELETIONS: [&str; 15] = [
+const DELETIONS: [&str; 16] = [
     "DELETE FROM verification WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM train_item WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM train_draft WHERE draft_id IN (SELECT id FROM gone_draft)",
@@ -99,6 +99,7 @@ const DELETIONS: [&str; 15] = [
     "DELETE FROM task_parent WHERE task_id IN (SELECT id FROM gone_draft)
          OR parent_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM task_evidence WHERE task_id IN (SELECT id FROM gone_draft)",
+    "DELETE FROM imported WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM task WHERE id IN (SELECT id FROM gone_draft)",
     "DELETE FROM verdict WHERE draft_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM draft WHERE id IN (SELECT id FROM gone_draft)",
@@ -222,7 +223,7 @@ fn delete_derived(tx: &Transaction<'_>, removal: &mut Removal) -> Result<(), Fai
 /// Takes out the document's own rows. A passage that something still refers to keeps its id.
 fn delete_document(tx: &Transaction<'_>, id: &str, removal: &mut Removal) -> Result<(), Failure> {
     removal.suite_questions = tx.execute(
-        "UPDATE suite_item SET question = '', answers_json = '[]'
+        "UPDATE suite_item SET question = '', answers_json = '[]', question_hash = NULL
          WHERE source_document = ?1 AND question <> ''",
         [id],
     )? as u64;

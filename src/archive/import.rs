@@ -1,7 +1,11 @@
 //! Taking in what came from outside: tasks of another archive, questions of a person.
 
+use rusqlite::OptionalExtension;
 use rusqlite::Transaction;
 use rusqlite::params;
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::json;
 
 use super::Archive;
 use super::ArchiveReader;
@@ -11,6 +15,7 @@ use super::draft::GatedDraft;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::task::TaskState;
+use super::value;
 use crate::task::Passage;
 
 /// What the paths of source files begin with that an import brought: they lie in no folder, so
@@ -28,6 +33,43 @@ pub enum DocumentStanding {
     OfFiles,
 }
 
+/// What a model version made of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Play {
+    /// Its id in the archive that it belongs to.
+    pub model_version: String,
+    /// Hash of its weights, by which it is the same in every archive.
+    pub content_hash: String,
+    /// Rollouts made.
+    pub attempts: u64,
+    /// Rollouts whose answer matched exactly.
+    pub solved: u64,
+}
+
+/// What a task was before an import brought it. Nights and versions are those of the archive that
+/// made or played it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// Name of the export's folder, or of the file.
+    pub source: String,
+    /// Hash of the export's seal; none where the rows lay in no sealed folder.
+    pub export_hash: Option<String>,
+    /// The night that accepted it; none where a person did.
+    pub night: Option<u32>,
+    /// The version of its latest rollout.
+    pub played_by: Option<String>,
+    /// Rollouts made.
+    pub attempts: u64,
+    /// Rollouts whose answer matched exactly.
+    pub solved: u64,
+    /// The same by version.
+    pub plays: Vec<Play>,
+    /// Tasks that it was made from, whether they are here or not.
+    pub parents: Vec<String>,
+    /// The files of the passages that it rests on.
+    pub sources: Vec<Option<String>>,
+}
+
 /// A draft from outside that went through the gate, here or where it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImportedDraft {
@@ -35,6 +77,8 @@ pub struct ImportedDraft {
     pub gated: GatedDraft,
     /// The state of the task where it came from, with the reason.
     pub state: Option<(TaskState, String)>,
+    /// What it was there, if another archive accepted it.
+    pub imported: Option<Imported>,
 }
 
 impl ArchiveReader {
@@ -105,6 +149,9 @@ impl Archive {
                 }
                 draft::put_gated(tx, None, &imported.gated)?;
                 put_state(tx, id, imported.state.as_ref())?;
+                if let (Some(before), Some(_)) = (&imported.imported, &imported.gated.task) {
+                    put_imported(tx, id, before)?;
+                }
             }
             Ok(())
         })
@@ -128,6 +175,68 @@ impl Archive {
             Ok(())
         })
     }
+}
+
+fn put_imported(tx: &Transaction<'_>, id: &str, imported: &Imported) -> Result<(), Failure> {
+    tx.prepare_cached(
+        "INSERT INTO imported (task_id, source, export_hash, night, played_by, attempts, solved,
+                               plays_json, parents_json, sources_json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        id,
+        imported.source,
+        imported.export_hash,
+        imported.night,
+        imported.played_by,
+        imported.attempts.cast_signed(),
+        imported.solved.cast_signed(),
+        json!(imported.plays).to_string(),
+        json!(imported.parents).to_string(),
+        json!(imported.sources).to_string(),
+    ])?;
+    Ok(())
+}
+
+/// What a task was before it was imported, if it was.
+pub(super) fn imported(tx: &Transaction<'_>, id: &str) -> Result<Option<Imported>, Failure> {
+    let mut statement = tx.prepare_cached(
+        "SELECT source, export_hash, night, played_by, attempts, solved, plays_json, parents_json,
+                sources_json
+         FROM imported WHERE task_id = ?1",
+    )?;
+    let imported = statement.query_row([id], |row| {
+        Ok(Imported {
+            source: row.get(0)?,
+            export_hash: row.get(1)?,
+            night: row.get(2)?,
+            played_by: row.get(3)?,
+            attempts: row.get::<_, i64>(4)?.cast_unsigned(),
+            solved: row.get::<_, i64>(5)?.cast_unsigned(),
+            plays: value::json(row, 6)?,
+            parents: value::json(row, 7)?,
+            sources: value::json(row, 8)?,
+        })
+    });
+    Ok(imported.optional()?)
+}
+
+/// What each version of this archive made of a task, by its id.
+pub(super) fn plays(tx: &Transaction<'_>, id: &str) -> Result<Vec<Play>, Failure> {
+    let mut statement = tx.prepare_cached(
+        "SELECT p.model_version, m.content_hash, p.attempts, p.solved
+         FROM task_play p JOIN model_version m ON m.id = p.model_version
+         WHERE p.task_id = ?1 ORDER BY p.model_version",
+    )?;
+    let plays = statement.query_map([id], |row| {
+        Ok(Play {
+            model_version: row.get(0)?,
+            content_hash: row.get(1)?,
+            attempts: row.get::<_, i64>(2)?.cast_unsigned(),
+            solved: row.get::<_, i64>(3)?.cast_unsigned(),
+        })
+    })?;
+    Ok(plays.collect::<Result<_, _>>()?)
 }
 
 /// Sets a new task's state to the one that it had; `evidence` is decided here.

@@ -11,6 +11,8 @@ use super::ArchiveReader;
 use super::corpus;
 use super::error::ArchiveError;
 use super::error::Failure;
+use super::import;
+use super::import::Imported;
 use super::model;
 use super::model::ModelVersion;
 use super::rollout;
@@ -59,6 +61,8 @@ pub struct TaskDetail {
     pub parents: Vec<String>,
     /// Tasks made from it, by id.
     pub children: Vec<String>,
+    /// What it was before an import brought it.
+    pub imported: Option<Imported>,
 }
 
 impl ArchiveReader {
@@ -76,7 +80,10 @@ impl ArchiveReader {
             let passages = task.task.evidence.iter().map(|passage| passage_detail(tx, passage));
             let passages = passages.collect::<Result<_, _>>()?;
             let sampled = rollouts.iter().map(|stored| stored.rollout.model_version.clone());
-            let used = sampled.chain([draft.model_version.clone()]).collect();
+            let imported = import::imported(tx, &id)?;
+            // The version that wrote an imported one is another archive's, whatever its name.
+            let writer = imported.is_none().then(|| draft.model_version.clone());
+            let used = sampled.chain(writer).collect();
             Ok(TaskDetail {
                 passages,
                 verdicts: verdicts(tx, &id)?,
@@ -95,6 +102,7 @@ impl ArchiveReader {
                 task,
                 draft,
                 rollouts,
+                imported,
             })
         })
     }
@@ -122,7 +130,7 @@ fn resolve(tx: &Transaction<'_>, prefix: &str) -> Result<String, Failure> {
 }
 
 pub(super) fn ids(tx: &Transaction<'_>, sql: &str, id: &str) -> Result<Vec<String>, Failure> {
-    let mut statement = tx.prepare(sql)?;
+    let mut statement = tx.prepare_cached(sql)?;
     Ok(statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
@@ -173,30 +181,29 @@ pub(super) fn passage_detail(tx: &Transaction<'_>, id: &str) -> Result<PassageDe
 }
 
 pub(super) fn draft(tx: &Transaction<'_>, id: &str) -> Result<Draft, Failure> {
-    let (seed_id, mut draft) = tx.query_row(
+    let mut statement = tx.prepare_cached(
         "SELECT d.seed_id, d.id, d.origin, s.answer, s.kind, d.question, d.transcript,
                 d.model_version
          FROM draft d JOIN seed s ON s.id = d.seed_id WHERE d.id = ?1",
-        [id],
-        |row| {
-            let draft = Draft {
-                id: row.get(1)?,
-                origin: value::named(row, 2)?,
-                seed: Seed { answer: row.get(3)?, kind: value::named(row, 4)?, path: Vec::new() },
-                question: row.get(5)?,
-                transcript: row.get(6)?,
-                model_version: row.get(7)?,
-            };
-            Ok((row.get::<_, String>(0)?, draft))
-        },
     )?;
+    let (seed_id, mut draft) = statement.query_row([id], |row| {
+        let draft = Draft {
+            id: row.get(1)?,
+            origin: value::named(row, 2)?,
+            seed: Seed { answer: row.get(3)?, kind: value::named(row, 4)?, path: Vec::new() },
+            question: row.get(5)?,
+            transcript: row.get(6)?,
+            model_version: row.get(7)?,
+        };
+        Ok((row.get::<_, String>(0)?, draft))
+    })?;
     let path = "SELECT passage_id FROM seed_passage WHERE seed_id = ?1 ORDER BY ordinal";
     draft.seed.path = ids(tx, path, &seed_id)?;
     Ok(draft)
 }
 
 pub(super) fn verdicts(tx: &Transaction<'_>, id: &str) -> Result<Vec<Verdict>, Failure> {
-    let mut statement = tx.prepare(
+    let mut statement = tx.prepare_cached(
         "SELECT name, rejection, required, evidence_json FROM verdict
          WHERE draft_id = ?1 ORDER BY ordinal",
     )?;

@@ -14,7 +14,7 @@ use super::value;
 use crate::rollout::Step;
 
 /// How many migrations there are: the schema version this program reads and writes.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 
 /// All of them; a released one never changes.
 fn all() -> Migrations<'static> {
@@ -24,6 +24,7 @@ fn all() -> Migrations<'static> {
         M::up(include_str!("migrations/0003_objectives_and_adapters.sql")),
         M::up_with_hook(include_str!("migrations/0004_lineage_and_lists.sql"), to_version_4)
             .foreign_key_check(),
+        M::up_with_hook(include_str!("migrations/0005_suites_and_imports.sql"), to_version_5),
         M::up(include_str!("migrations/0006_proposals.sql")).foreign_key_check(),
     ])
 }
@@ -32,6 +33,21 @@ fn all() -> Migrations<'static> {
 /// be enforced meanwhile: tables are replaced.
 pub(super) fn to_latest(connection: &mut Connection) -> rusqlite_migration::Result<()> {
     all().to_latest(connection)
+}
+
+/// Hashes the questions of suites.
+fn to_version_5(tx: &Transaction<'_>) -> HookResult {
+    let sql = "SELECT suite_id, ordinal, question FROM suite_item WHERE question <> ''";
+    let mut questions = tx.prepare(sql)?;
+    let set = "UPDATE suite_item SET question_hash = ?3 WHERE suite_id = ?1 AND ordinal = ?2";
+    let mut hash = tx.prepare(set)?;
+    let mut rows = questions.query([])?;
+    while let Some(row) = rows.next()? {
+        let (suite, ordinal, question): (String, i64, String) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
+        hash.execute(params![suite, ordinal, question_hash(&question)])?;
+    }
+    Ok(())
 }
 
 /// Hashes the questions, and puts what stood in `rollout`, `step` and `score` into one row each.

@@ -73,6 +73,18 @@ impl Band {
         }
     }
 
+    /// The band of so many attempts, of which so many were solved, as the archive has it.
+    pub fn of(attempts: u64, solved: u64) -> Self {
+        match (attempts, solved) {
+            (0, _) => Self::Untried,
+            (_, 0) => Self::Never,
+            _ if solved == attempts => Self::Always,
+            _ if solved * 3 < attempts => Self::Hard,
+            _ if solved * 3 > attempts * 2 => Self::Easy,
+            _ => Self::Medium,
+        }
+    }
+
     /// The least and the largest difficulty in it, as the archive has it.
     pub(super) fn difficulty(self) -> (f64, f64) {
         const THIRD: f64 = 1.0 / 3.0;

@@ -167,7 +167,7 @@ fn add(global: &Global, home: &Home, args: &AddArgs) -> anyhow::Result<()> {
     let _lock = HomeLock::acquire(home.dir())?;
     let archive = Archive::open(&home.archive(), Arc::new(SystemClock))?;
     // A suite of the person's own takes the place of held-out documents.
-    let own = places::own_suite(&settings, home).is_some();
+    let own = settings.heldout.suite.is_some();
     let share = if own { 0.0 } else { settings.heldout.documents };
     let report = ingest::ingest(&archive, &args.paths, share, settings.seed)?;
     ingest::open_index(home, &archive)?;

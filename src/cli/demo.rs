@@ -17,6 +17,7 @@ use crate::phase::home::Home;
 use crate::phase::night;
 use crate::phase::night::NightContext;
 use crate::phase::night::SuiteSource;
+use crate::phase::open_model::ModelContext;
 
 /// What of the corpus folder is read: documents about everything, and the paragraphs that the
 /// held-out questions are about.
@@ -57,26 +58,16 @@ pub(super) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<()> {
     flags.extend(args.seed.map(|seed| format!("seed={seed}")));
     let settings = places::settings(global, &home, &layers, &flags)?;
     let corpus = find_corpus(args.corpus.as_deref())?;
-    let questions = places::own_suite(&settings, &home).unwrap_or_else(|| corpus.join(QUESTIONS));
+    let bundled = SuiteSource { name: "bundled".to_string(), questions: corpus.join(QUESTIONS) };
     let context = NightContext {
-        cache: places::cache()?,
+        model: ModelContext { cache: places::cache()?, interrupt: interrupt::install()? },
         sources: DOCUMENTS.iter().map(|documents| corpus.join(documents)).collect(),
-        suite: Some(SuiteSource { name: suite_name(&questions), questions }),
-        interrupt: interrupt::install()?,
+        suite: Some(bundled),
         clock: Arc::new(SystemClock),
     };
     let report = night::run(&home, &settings, &context)?;
     Output::new(args.json.json)
         .show(&report, || format!("{}\n\n{}", report.render().trim_end(), what_next(&home)))
-}
-
-/// What to call the suite in this file: its folder and name are those of the bundled one, or the
-/// person knows it by its name.
-fn suite_name(questions: &Path) -> String {
-    if questions.ends_with(QUESTIONS) {
-        return "bundled".to_string();
-    }
-    questions.file_stem().map_or_else(|| "own".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
 fn what_next(home: &Home) -> String {

@@ -1,5 +1,6 @@
-//! `nightschool eval`: a model on a file of questions, without a home.
+//! `nightschool eval`: a model on a file of questions, without a home, or on a suite of one.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,9 +12,13 @@ use super::adapters;
 use super::errors::UsageError;
 use super::interrupt;
 use super::places;
+use crate::archive::ArchiveReader;
 use crate::config::Role;
+use crate::evaluation::Question;
 use crate::evaluation::standalone;
 use crate::evaluation::standalone::EvalArgs;
+use crate::evaluation::standalone::EvalCorpus;
+use crate::phase::suite;
 
 #[derive(Debug, Args)]
 #[command(before_help = "\
@@ -22,12 +27,18 @@ Examples:
   nightschool eval --corpus ~/documents --questions questions.jsonl --adapter live
   nightschool eval --closed-book --questions questions.jsonl --model ./model.gguf")]
 pub(super) struct EvalCliArgs {
-    /// Files or folders to search in
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "closed_book")]
+    /// Files or folders to search in (default with --suite: the documents of the home)
+    #[arg(
+        long, value_name = "PATH", num_args = 1..,
+        required_unless_present_any = ["closed_book", "suite"]
+    )]
     corpus: Vec<PathBuf>,
     /// JSON lines {"id", "question", "answers": [...]}
-    #[arg(long, value_name = "FILE")]
-    questions: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "suite")]
+    questions: Option<PathBuf>,
+    /// The questions of a suite of the home in place of a file
+    #[arg(long, value_name = "NAME", conflicts_with = "questions")]
+    suite: Option<String>,
     /// A PEFT folder, a model version of the home, `live` for the home's live one, or `none`; where
     /// the roles have an adapter each, the solver's
     #[arg(long, default_value = "none", value_name = "ADAPTER")]
@@ -58,7 +69,7 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
     let adapter = adapters::find(global, &args.adapter)?;
     let model = places::model_flag(args.model.as_ref());
     let flags: Vec<String> = model.into_iter().collect();
-    let of_home = adapter.as_ref().is_some_and(|found| found.of_home);
+    let of_home = args.suite.is_some() || adapter.as_ref().is_some_and(|found| found.of_home);
     let settings = places::settings_of_named_home(global, of_home, &flags)?;
     let evaluate = &settings.evaluate;
     let best = match (args.closed_book, &adapter) {
@@ -75,13 +86,14 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
         (None, true) => Some(places::home(global)?.prompts()),
         (None, false) => None,
     };
+    let (questions, corpus) = material(global, args)?;
     let eval = EvalArgs {
         model: settings.model,
         cache: places::cache()?,
-        corpus: args.corpus.clone(),
-        questions: args.questions.clone(),
+        corpus,
+        suite: args.suite.clone(),
+        questions,
         adapter: adapter.map(|found| found.of(Role::Solver)),
-        closed_book: args.closed_book,
         prompt,
         prompts,
         passages: args.passages.unwrap_or(settings.retrieval.passages),
@@ -92,4 +104,22 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
     };
     let report = standalone::run(&eval)?;
     Output::new(args.json.json).show(&report, || report.render())
+}
+
+/// The questions, and where their answers are looked for.
+fn material(global: &Global, args: &EvalCliArgs) -> anyhow::Result<(Vec<Question>, EvalCorpus)> {
+    let paths = || EvalCorpus::Paths(args.corpus.clone());
+    let Some(name) = &args.suite else {
+        let questions = args.questions.as_deref().unwrap_or(Path::new(""));
+        let corpus = if args.closed_book { EvalCorpus::Nothing } else { paths() };
+        return Ok((standalone::read_questions(questions)?, corpus));
+    };
+    let archive = ArchiveReader::open(&places::home(global)?.archive())?;
+    let questions = suite::questions(&archive.suite_named(name)?);
+    let corpus = match (args.closed_book, args.corpus.is_empty()) {
+        (true, _) => EvalCorpus::Nothing,
+        (false, false) => paths(),
+        (false, true) => EvalCorpus::Passages(archive.passages()?),
+    };
+    Ok((questions, corpus))
 }

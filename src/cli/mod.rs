@@ -23,6 +23,7 @@ mod pager;
 mod places;
 mod run;
 mod status;
+mod suite;
 mod task;
 mod train;
 
@@ -96,6 +97,9 @@ enum Command {
     /// Look at the questions that were made
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Questions of your own that versions are measured on
+    #[command(subcommand)]
+    Suite(suite::SuiteCommand),
     /// Look at the nights that were
     #[command(subcommand)]
     Run(run::RunCommand),
@@ -128,6 +132,7 @@ impl Command {
             Self::Corpus(command) => command.only_looks(),
             Self::Model(command) => command.only_looks(),
             Self::Task(command) => command.only_looks(),
+            Self::Suite(command) => command.only_looks(),
             Self::Archive(command) => command.only_looks(),
             Self::Run(_) | Self::Train(_) | Self::Status(_) | Self::Doctor(_) => true,
             _ => false,
@@ -178,6 +183,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
+        Command::Suite(command) => suite::run(global, &command),
         Command::Run(command) => run::run(global, &command),
         Command::Archive(command) => archive::run(global, &command),
         Command::Train(command) => train::run(global, &command),

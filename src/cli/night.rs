@@ -17,7 +17,7 @@ use crate::phase::home::Home;
 use crate::phase::ingest;
 use crate::phase::night;
 use crate::phase::night::NightContext;
-use crate::phase::night::SuiteSource;
+use crate::phase::open_model::ModelContext;
 
 #[derive(Debug, Args)]
 #[command(before_help = "\
@@ -50,15 +50,10 @@ pub(super) fn run(global: &Global, args: &NightArgs) -> anyhow::Result<()> {
     flags.extend(args.seed.map(|seed| format!("seed={seed}")));
     let settings = places::settings(global, &home, &[], &flags)?;
     require_corpus(&home)?;
-    let suite = places::own_suite(&settings, &home).map(|questions| {
-        let stem = questions.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        SuiteSource { name: stem.unwrap_or_else(|| "own".to_string()), questions }
-    });
     let context = NightContext {
-        cache: places::cache()?,
+        model: ModelContext { cache: places::cache()?, interrupt: interrupt::install()? },
         sources: Vec::new(),
-        suite,
-        interrupt: interrupt::install()?,
+        suite: None,
         clock: Arc::new(SystemClock),
     };
     let report = night::run(&home, &settings, &context)?;

@@ -128,13 +128,6 @@ pub(super) fn model_flag(model: Option<&String>) -> Option<String> {
     model.map(|model| format!("model={}", toml::Value::from(model.as_str())))
 }
 
-/// The person's own questions that the settings name; relative paths start from the home.
-pub(super) fn own_suite(settings: &Settings, home: &Home) -> Option<PathBuf> {
-    let path = settings.heldout.suite.as_ref()?;
-    let in_home = home.dir().join(path);
-    Some(if in_home.exists() { in_home } else { path.clone() })
-}
-
 /// The archive for writing, and the lock that gives the right to.
 pub(super) fn writable(global: &Global) -> anyhow::Result<(HomeLock, Archive)> {
     let home = home(global)?;

@@ -84,7 +84,7 @@ pub(super) fn run(global: &Global, command: &TaskCommand) -> anyhow::Result<()> 
         TaskCommand::Lineage(args) => lineage::run(&archive()?, args),
         TaskCommand::Diff(args) => diff::run(&archive()?, args),
         TaskCommand::Stats(args) => stats::run(&archive()?, args),
-        TaskCommand::Export(args) => export::run(&home, &archive()?, args),
+        TaskCommand::Export(args) => export::run(global, &home, &archive()?, args),
         TaskCommand::Import(args) => import::run(global, &home, args),
     }
 }

@@ -129,7 +129,8 @@ pub struct Heldout {
     pub documents: f64,
     /// Questions of the model-made suite at most.
     pub questions: usize,
-    /// A JSONL file of human questions {id, question, answers[]} to use instead.
+    /// Human questions to use instead: the name of a suite that was imported, or a JSONL file of
+    /// {id, question, answers[]}.
     pub suite: Option<PathBuf>,
 }
 

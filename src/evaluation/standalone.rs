@@ -40,6 +40,17 @@ const BATCH: usize = 20;
 /// Resamples of the intervals.
 const RESAMPLES: usize = 10_000;
 
+/// Where answers are looked for.
+#[derive(Debug, Clone)]
+pub enum EvalCorpus {
+    /// Nowhere: the model answers from memory.
+    Nothing,
+    /// In these files and folders.
+    Paths(Vec<PathBuf>),
+    /// In these passages.
+    Passages(Vec<Passage>),
+}
+
 /// What to evaluate, and on what.
 #[derive(Debug, Clone)]
 pub struct EvalArgs {
@@ -47,14 +58,14 @@ pub struct EvalArgs {
     pub model: String,
     /// Where models are kept.
     pub cache: PathBuf,
-    /// Files and folders to search in.
-    pub corpus: Vec<PathBuf>,
-    /// JSONL: {id, question, answers[]}.
-    pub questions: PathBuf,
+    /// Where to search.
+    pub corpus: EvalCorpus,
+    /// The suite that the questions are, if they are one.
+    pub suite: Option<String>,
+    /// The questions.
+    pub questions: Vec<Question>,
     /// A PEFT folder; none for the base model.
     pub adapter: Option<PathBuf>,
-    /// Ask without documents.
-    pub closed_book: bool,
     /// Name of the prompt.
     pub prompt: String,
     /// Folder of prompts beside those built in, or in their place.
@@ -79,6 +90,8 @@ pub struct EvalReport {
     /// Means and intervals.
     #[serde(flatten)]
     pub metrics: Metrics,
+    /// The suite, if the questions are one of the home's.
+    pub suite: Option<String>,
     /// Name of the prompt.
     pub prompt: String,
     /// The adapter's folder, if there was one.
@@ -110,12 +123,13 @@ impl EvalReport {
 /// Evaluates.
 ///
 /// # Errors
-/// When the questions, the corpus, the model or the adapter cannot be read, or the user stops it.
+/// When the corpus, the model or the adapter cannot be read, or the user stops it.
 pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
-    let mut questions = read_questions(&args.questions)?;
-    let index = match args.closed_book {
-        true => None,
-        false => Some(index(&args.corpus, &mut questions)?),
+    let mut questions = args.questions.clone();
+    let index = match &args.corpus {
+        EvalCorpus::Nothing => None,
+        EvalCorpus::Paths(paths) => Some(index(paths, &mut questions)?),
+        EvalCorpus::Passages(passages) => Some(LexicalIndex::in_memory(passages.clone())?),
     };
     let spec: ModelSpec = args.model.parse()?;
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &args.cache)?)?);
@@ -142,8 +156,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
         progress.advance(chunk.len() as u64);
     }
     let metrics = metrics(&answered, RESAMPLES, 0, start.elapsed().as_secs_f64());
-    let (prompt, adapter) = (args.prompt.clone(), args.adapter.clone());
-    Ok(EvalReport { schema_version: 1, metrics, prompt, adapter })
+    let (prompt, adapter, suite) = (args.prompt.clone(), args.adapter.clone(), args.suite.clone());
+    Ok(EvalReport { schema_version: 1, metrics, suite, prompt, adapter })
 }
 
 /// What answers: servers, where the settings name some; else the engine that is to be kept while it

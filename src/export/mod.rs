@@ -15,7 +15,9 @@ mod sink;
 mod table;
 mod task_row;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -31,6 +33,7 @@ use crate::durable::DurableError;
 use crate::durable::PendingDirectory;
 use crate::durable::SEAL_FILE;
 use crate::durable::write_file;
+use crate::model::tokenizer::Tokenizer;
 use crate::protocol::PromptError;
 use crate::protocol::Prompts;
 
@@ -107,6 +110,15 @@ pub enum Target {
     Reference,
 }
 
+/// What of a rollout a conversation shows in which the model wrote more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turns {
+    /// All of it: what the model wrote, and what search answered.
+    All,
+    /// Its answer, behind a prompt like every other.
+    Answer,
+}
+
 /// Which passages a prompt shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
@@ -134,6 +146,8 @@ pub struct ExportOptions {
     pub sides: Sides,
     /// Whose answer [`Shape::Sft`] shows.
     pub target: Target,
+    /// How much of a longer rollout it shows.
+    pub turns: Turns,
     /// Reward from which a rollout is shown as right, in [0, 1].
     pub min_reward: f32,
     /// By how much the better answer's reward must exceed the worse one's, in [0, 1]; always by
@@ -149,6 +163,15 @@ pub struct ExportOptions {
     pub license: String,
     /// When it was made, for the card; left out unless given, so that the same export is the same.
     pub date: Option<String>,
+}
+
+/// What makes text of tasks and rollouts.
+pub struct Texts<'a> {
+    /// The templates of prompts.
+    pub prompts: &'a Prompts,
+    /// Opens the tokenizer of the model that wrote the rollouts. Called where a conversation of
+    /// several turns is shown.
+    pub tokenizer: &'a dyn Fn() -> anyhow::Result<Tokenizer>,
 }
 
 /// What was exported.
@@ -213,6 +236,15 @@ pub enum ExportError {
     /// The archive could not be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The tokenizer could not be opened.
+    #[error(
+        "conversations cannot be read without the tokenizer of the model: {why}; with \
+             `--turns answer` none is needed"
+    )]
+    Tokenizer {
+        /// The reason.
+        why: String,
+    },
     /// The prompt failed.
     #[error(transparent)]
     Prompt(#[from] PromptError),
@@ -228,7 +260,7 @@ pub enum ExportError {
 /// [`ExportError`]; nothing is then written.
 pub fn export(
     archive: &ArchiveReader,
-    prompts: &Prompts,
+    texts: &Texts<'_>,
     options: &ExportOptions,
     dir: &Path,
     replace: bool,
@@ -247,20 +279,26 @@ pub fn export(
         answered_by: BTreeMap::new(),
         hash: String::new(),
     };
-    let maker = RowMaker { archive, prompts, options };
+    let maker = RowMaker { archive, texts, options, tokenizer: OnceCell::new() };
     let mut filter = TaskFilter {
         limit: Some(PAGE),
         order: TaskOrder::Id,
         after: None,
         ..options.filter.clone()
     };
+    let mut measured = HashSet::new();
     if options.shape != Shape::Tasks {
         filter.state.get_or_insert(TaskState::Active);
+        measured = archive.tasks_of_suites()?;
     }
     loop {
         let (records, next) = archive.task_records(&filter)?;
         for record in &records {
             summary.tasks += 1;
+            if measured.contains(&record.task.task.id) {
+                *summary.left_out.entry("that a suite asks, too").or_default() += 1;
+                continue;
+            }
             match maker.make(record, |side| sink.count(side))? {
                 Made::Row { side, value, answered_by } => {
                     sink.push(side, &value)?;

@@ -1,6 +1,8 @@
 //! Rows in the shapes that trainers read: TRL's conversations, preferences and prompts, verl's
 //! prompts with a rule's ground truth.
 
+use std::cell::OnceCell;
+
 use serde_json::Value;
 use serde_json::json;
 
@@ -9,6 +11,8 @@ use super::ExportOptions;
 use super::Shape;
 use super::Shown;
 use super::Target;
+use super::Texts;
+use super::Turns;
 use super::feature::Columns;
 use super::feature::Feature;
 use super::sides::Side;
@@ -16,7 +20,8 @@ use super::task_row::TaskRow;
 use crate::archive::ArchiveReader;
 use crate::archive::Attempt;
 use crate::archive::TaskRecord;
-use crate::protocol::Prompts;
+use crate::model::tokenizer::Tokenizer;
+use crate::rollout::Owner;
 use crate::task::Passage;
 
 /// Sources whose rewards verl computes by itself: Search-R1's, which look for answer tags.
@@ -39,8 +44,10 @@ pub(super) enum Made {
 /// Makes rows of one shape.
 pub(super) struct RowMaker<'a> {
     pub(super) archive: &'a ArchiveReader,
-    pub(super) prompts: &'a Prompts,
+    pub(super) texts: &'a Texts<'a>,
     pub(super) options: &'a ExportOptions,
+    /// Opened when the first conversation is shown.
+    pub(super) tokenizer: OnceCell<Tokenizer>,
 }
 
 /// The columns that the options ask for.
@@ -110,9 +117,11 @@ impl RowMaker<'_> {
             Shape::Sft => match self.target(record) {
                 Err(why) => Made::Nothing(why),
                 Ok((answer, attempt)) => {
-                    let best = attempt.or_else(|| best(record));
-                    let mut messages = self.prompt(record, best, side)?;
-                    messages.push(message("assistant", answer));
+                    let Some(messages) = self.messages(record, answer, attempt, side)? else {
+                        return Ok(Made::Nothing(
+                            "whose conversation shows what this split must not",
+                        ));
+                    };
                     let value = json!({
                         "messages": messages,
                         "model_version": attempt.map(|attempt| &attempt.model_version),
@@ -184,6 +193,66 @@ impl RowMaker<'_> {
         }
     }
 
+    /// The conversation that ends with an answer; none where it shows what the split must not.
+    fn messages(
+        &self,
+        record: &TaskRecord,
+        answer: &str,
+        attempt: Option<&Attempt>,
+        side: Side,
+    ) -> Result<Option<Vec<Value>>, ExportError> {
+        match attempt {
+            Some(attempt) if attempt.turns > 1 && self.options.turns == Turns::All => {
+                self.conversation(record, attempt, side)
+            }
+            _ => {
+                let best = attempt.or_else(|| best(record));
+                let mut messages = self.prompt(record, best, side)?;
+                messages.push(message("assistant", answer));
+                Ok(Some(messages))
+            }
+        }
+    }
+
+    /// A rollout as it was: what the model wrote is the assistant's, what it was given the user's.
+    /// None where a passage stands in a document of a stricter split, or was taken out since.
+    fn conversation(
+        &self,
+        record: &TaskRecord,
+        attempt: &Attempt,
+        side: Side,
+    ) -> Result<Option<Vec<Value>>, ExportError> {
+        let found = self.archive.placed_passages(&attempt.retrieved)?;
+        let may = found.iter().filter(|passage| self.options.sides.of_passage(passage) <= side);
+        if may.count() < attempt.retrieved.len() {
+            return Ok(None);
+        }
+        let tokenizer = self.tokenizer()?;
+        let place = (attempt.night, attempt.round, attempt.index);
+        let rollouts = self.archive.rollouts_of(&record.task.task.id)?.into_iter();
+        let mut same = rollouts.filter(|it| (it.night, it.round, it.rollout.index) == place);
+        let steps = same.next().map(|stored| stored.rollout.steps).unwrap_or_default();
+        let messages = steps.chunk_by(|a, b| a.owner == b.owner).map(|run| {
+            let tokens: Vec<u32> = run.iter().flat_map(|step| step.tokens.clone()).collect();
+            let role = match run.first().map(|step| step.owner) {
+                Some(Owner::Model) => "assistant",
+                _ => "user",
+            };
+            message(role, tokenizer.decode_without_specials(&tokens).trim())
+        });
+        Ok(Some(messages.collect()))
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer, ExportError> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let opened = (self.texts.tokenizer)();
+        let opened =
+            opened.map_err(|error| ExportError::Tokenizer { why: format!("{error:#}") })?;
+        Ok(self.tokenizer.get_or_init(|| opened))
+    }
+
     /// The user's turn: passages and question, as search in the game puts them to the model.
     fn prompt(
         &self,
@@ -194,7 +263,8 @@ impl RowMaker<'_> {
         let shown = self.shown(record, attempt, side)?;
         let passages: Vec<&Passage> = shown.iter().collect();
         let question = &record.task.task.question;
-        let (context, query) = self.prompts.text(&self.options.prompt, &passages, question, "")?;
+        let (context, query) =
+            self.texts.prompts.text(&self.options.prompt, &passages, question, "")?;
         let verl = self.options.shape == Shape::RlVerl;
         let tagged = verl && self.options.data_source.starts_with(SEARCH_R1);
         let ask = if tagged { TAGGED } else { "" };

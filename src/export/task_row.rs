@@ -6,7 +6,10 @@ use serde::Serialize;
 use super::feature::Columns;
 use super::feature::Feature;
 use crate::archive::Band;
+use crate::archive::IMPORTED;
+use crate::archive::Imported;
 use crate::archive::PlacedPassage;
+use crate::archive::Play;
 use crate::archive::TaskRecord;
 use crate::archive::TaskState;
 use crate::task::AnswerKind;
@@ -65,7 +68,7 @@ pub struct TaskRow {
     pub hops: u32,
     /// The side of its documents in the archive.
     pub split: Split,
-    /// The night that accepted it.
+    /// The night that accepted it, in the archive that made it.
     pub night: Option<u32>,
     /// The document that its first passage stood in.
     pub document_id: String,
@@ -79,12 +82,15 @@ pub struct TaskRow {
     pub state: TaskState,
     /// Why it is not.
     pub state_reason: Option<String>,
-    /// Rollouts made.
+    /// Rollouts made, in all archives that it came through.
     pub attempts: u64,
     /// Rollouts whose answer matched.
     pub solved: u64,
     /// How hard that makes it.
     pub band: Band,
+    /// The same by model version.
+    #[serde(default)]
+    pub plays: Vec<Play>,
     /// The text that the model wrote when it proposed the question.
     pub transcript: Option<String>,
     /// Tasks that it was made from.
@@ -105,6 +111,11 @@ impl TaskRow {
             required: verdict.required,
             evidence: verdict.evidence.to_string(),
         });
+        let before = record.imported.as_ref();
+        let (attempts, solved) = before.map_or((0, 0), |before| (before.attempts, before.solved));
+        let (attempts, solved) = (attempts + stored.attempts, solved + stored.solved);
+        let played_before = before.and_then(|before| before.played_by.clone());
+        let parents = before.map_or(&record.parents, |before| &before.parents);
         Self {
             id: task.id,
             origin: task.origin,
@@ -113,20 +124,21 @@ impl TaskRow {
             kind: task.kind,
             hops: u32::try_from(task.evidence.len()).unwrap_or(u32::MAX),
             split: task.split,
-            night: task.night,
+            night: task.night.or(before.and_then(|before| before.night)),
             document_id: stored.document_id,
             topic: stored.topic,
             proposed_by: stored.proposed_by,
-            played_by: stored.played_by,
+            played_by: stored.played_by.or(played_before),
             state: stored.state,
             state_reason: stored.state_reason,
-            attempts: stored.attempts,
-            solved: stored.solved,
-            band: stored.band,
+            attempts,
+            solved,
+            band: Band::of(attempts, solved),
+            plays: plays(record),
             transcript: record.draft.transcript.clone(),
-            parents: record.parents.clone(),
+            parents: parents.clone(),
             verdicts: verdicts.collect(),
-            evidence: record.evidence.iter().map(evidence_of).collect(),
+            evidence: (0..).zip(&record.evidence).map(|at| evidence_of(at, before)).collect(),
         }
     }
 
@@ -138,6 +150,12 @@ impl TaskRow {
             ("rejection", Text),
             ("required", Feature::Boolean),
             ("evidence", Text),
+        ];
+        let play = vec![
+            ("model_version", Text),
+            ("content_hash", Text),
+            ("attempts", Integer),
+            ("solved", Integer),
         ];
         let evidence = vec![
             ("id", Text),
@@ -167,6 +185,7 @@ impl TaskRow {
             ("attempts", Integer),
             ("solved", Integer),
             ("band", Text),
+            ("plays", Feature::list(Feature::Struct(play))),
             ("transcript", Text),
             ("parents", Feature::list(Text)),
             ("verdicts", Feature::list(Feature::Struct(verdict))),
@@ -175,9 +194,30 @@ impl TaskRow {
     }
 }
 
-fn evidence_of(placed: &PlacedPassage) -> EvidenceRow {
+/// The counts of all archives; a version with the same name but other weights is another.
+fn plays(record: &TaskRecord) -> Vec<Play> {
+    let before = record.imported.as_ref().map(|before| before.plays.clone());
+    let mut all = before.unwrap_or_default();
+    for play in &record.plays {
+        let same = |other: &&mut Play| {
+            (&other.model_version, &other.content_hash) == (&play.model_version, &play.content_hash)
+        };
+        match all.iter_mut().find(same) {
+            Some(known) => {
+                known.attempts += play.attempts;
+                known.solved += play.solved;
+            }
+            None => all.push(play.clone()),
+        }
+    }
+    all
+}
+
+fn evidence_of((place, placed): (usize, &PlacedPassage), before: Option<&Imported>) -> EvidenceRow {
     let passage = placed.passage.clone();
     let document = placed.documents.first();
+    let came = placed.source.as_ref().is_some_and(|path| path.starts_with(IMPORTED));
+    let before = before.and_then(|before| before.sources.get(place)).filter(|_| came);
     EvidenceRow {
         id: passage.id,
         title: passage.title,
@@ -186,6 +226,6 @@ fn evidence_of(placed: &PlacedPassage) -> EvidenceRow {
         document_id: passage.document_id,
         document_title: document.map(|document| document.title.clone()).unwrap_or_default(),
         document_split: document.map_or(Split::Train, |document| document.split),
-        source: placed.source.clone(),
+        source: before.unwrap_or(&placed.source).clone(),
     }
 }

@@ -126,6 +126,19 @@ impl Model {
         }
     }
 
+    /// Loads the tokenizer alone.
+    ///
+    /// # Errors
+    /// When its file is missing or damaged.
+    pub fn load_tokenizer(files: &ModelFiles) -> Result<Tokenizer, ModelError> {
+        Ok(match &files.layout {
+            Layout::Gguf { path } => {
+                Tokenizer::from_gguf(&weights::Gguf::open(path)?.content.metadata)?
+            }
+            Layout::Folder { dir } => Tokenizer::from_file(&dir.join("tokenizer.json"))?,
+        })
+    }
+
     fn load_gguf(name: &str, path: &Path) -> Result<Self, ModelError> {
         let file = weights::Gguf::open(path)?;
         let metadata = &file.content.metadata;

@@ -61,7 +61,7 @@ pub fn edited(
     let others = Others { archive, own: &old.question };
     RuleChecks::new(settings, &passages, &others).run(&mut candidate);
     let stands = candidate.stands();
-    let Candidate { draft, verdicts } = candidate;
+    let Candidate { draft, verdicts, .. } = candidate;
     let task = stands.then(|| Task {
         id: draft.id.clone(),
         origin: Origin::Person,

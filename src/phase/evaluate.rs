@@ -9,7 +9,6 @@ use crate::archive::EvaluationName;
 use crate::archive::ModelVersion;
 use crate::archive::Promotion;
 use crate::archive::Suite;
-use crate::config::Role;
 use crate::evaluation;
 use crate::evaluation::Answered;
 use crate::progress::Progress;
@@ -45,9 +44,7 @@ impl Night<'_> {
             return Ok(());
         }
         let phase = format!("evaluate/{}", name.id);
-        let adapters = self.load_adapters(version)?;
-        let solver = adapters.as_ref().map(|adapters| adapters.of(Role::Solver));
-        let generator = self.generator(solver, &version.id, Role::Solver)?;
+        let generator = self.solver(version)?;
         let reader = self.reader(&name.prompt, self.settings.evaluate.max_tokens);
         let start = Instant::now();
         let progress =

@@ -4,15 +4,18 @@
 //! the archive, its random draws depend only on the seed and its name, and its id is the same
 //! after a restart. So a night that is cut off anywhere goes on where it was, to the same end.
 
+pub mod asked;
 pub mod backup;
 pub mod curate;
 pub mod evaluate;
+mod gate;
 pub mod health;
 pub mod home;
 pub mod import;
 pub mod ingest;
 pub mod metrics;
 pub mod night;
+pub mod open_model;
 pub mod play;
 mod policy;
 pub mod propose;

@@ -2,22 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context as _;
 
 use super::home::Home;
 use super::ingest;
-use super::policy;
+use super::open_model;
+use super::open_model::ModelContext;
+use super::open_model::OpenModel;
 use super::remote;
 use super::report::Report;
 use super::retention;
+use super::suite;
 use crate::archive;
 use crate::archive::Archive;
-use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
 use crate::archive::Unit;
 use crate::clock::Clock;
@@ -25,13 +27,8 @@ use crate::config;
 use crate::config::Settings;
 use crate::durable;
 use crate::durable::HomeLock;
-use crate::inference::Engine;
 use crate::inference::remote::Pool;
 use crate::model::Model;
-use crate::model::fetch;
-use crate::model::fetch::ModelSpec;
-use crate::protocol::Prompts;
-use crate::protocol::Reader;
 use crate::retrieval::LexicalIndex;
 use crate::rng;
 use crate::task::Passage;
@@ -43,19 +40,17 @@ const FREE_BYTES: u64 = 1 << 30;
 
 /// What a night needs from outside its home.
 pub struct NightContext {
-    /// Where models are kept.
-    pub cache: PathBuf,
+    /// How its model is opened, and stopped.
+    pub model: ModelContext,
     /// Files and folders to add to the corpus first.
     pub sources: Vec<PathBuf>,
-    /// Human questions to evaluate on; otherwise the home's settings decide.
+    /// Human questions to evaluate on, unless the settings name others.
     pub suite: Option<SuiteSource>,
-    /// Set to stop at the next opportunity.
-    pub interrupt: Arc<AtomicBool>,
     /// Time for what is stored with a date.
     pub clock: Arc<dyn Clock>,
 }
 
-/// A file of questions people wrote.
+/// A file of questions people wrote; once they are frozen under the name, it is not read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SuiteSource {
     /// What to call the suite.
@@ -66,15 +61,7 @@ pub struct SuiteSource {
 
 /// A night under way.
 pub struct Night<'a> {
-    pub(super) home: &'a Home,
-    pub(super) settings: Settings,
-    pub(super) archive: &'a Archive,
-    pub(super) model: Arc<Model>,
-    /// Generation for all phases; it has one thread. None where servers generate.
-    pub(super) engine: Option<Engine>,
-    /// Servers that generate in the place of this process.
-    pub(super) remote: Option<Arc<Pool>>,
-    pub(super) prompts: Prompts,
+    pub(super) open: OpenModel<'a>,
     pub(super) index: LexicalIndex,
     /// Active passages by id.
     pub(super) passages: HashMap<String, Passage>,
@@ -85,7 +72,14 @@ pub struct Night<'a> {
     pub(super) number: u32,
     /// What the night's training depends on beside its data.
     pub(super) circumstances: Circumstances,
-    pub(super) interrupt: Arc<AtomicBool>,
+}
+
+impl<'a> Deref for Night<'a> {
+    type Target = OpenModel<'a>;
+
+    fn deref(&self) -> &OpenModel<'a> {
+        &self.open
+    }
 }
 
 /// Runs a night, or goes on with one that was cut off, and returns the morning report.
@@ -110,15 +104,17 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
             // Where servers are is no part of what the night does: they may have moved.
             Settings { remote: settings.remote.clone(), ..stored }
         }
-        None => {
-            fill_corpus(&archive, settings, context)?;
-            settings.clone()
-        }
+        None => settings.clone(),
     };
+    let named = settings.heldout.suite.as_deref();
+    let named = named.map(|named| suite::source(&archive, home, named)).transpose()?;
+    let suite = named.or_else(|| context.suite.clone());
+    if unfinished.is_none() {
+        fill_corpus(&archive, &settings, context, suite.is_some())?;
+    }
     // Before the night begins: one that cannot load its model, or finds no servers, must not stay
     // unfinished.
-    let (model, base) = load_model(&archive, &settings, context)?;
-    policy::check_form(&archive, &settings)?;
+    let (model, base) = open_model::load(&archive, &settings, &context.model)?;
     let remote = remote::connect(&settings, &model)?;
     let number = match unfinished {
         Some(night) => night.number,
@@ -127,7 +123,7 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     tidy_up(|| retention::remove_marked(home, &archive));
     let model = (model, &base, remote);
     let night = Night::open(home, &archive, number, settings, model, context)?;
-    let report = night.phases(context, start)?;
+    let report = night.phases(suite.as_ref(), start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
     tidy_up(|| retention::remove_marked(home, &archive));
     tidy_up(|| night.remove_old_checkpoints());
@@ -147,43 +143,14 @@ fn fill_corpus(
     archive: &Archive,
     settings: &Settings,
     context: &NightContext,
+    human: bool,
 ) -> anyhow::Result<()> {
-    let human = context.suite.is_some() || settings.heldout.suite.is_some();
     let share = if human { 0.0 } else { settings.heldout.documents };
     ingest::ingest(archive, &context.sources, share, settings.seed)?;
     if archive.passages()?.is_empty() {
         anyhow::bail!("the corpus is empty: add documents with `nightschool corpus add PATH`");
     }
     Ok(())
-}
-
-/// Loads the base model, fetching it if need be, and sees to it that the archive knows it.
-fn load_model(
-    archive: &Archive,
-    settings: &Settings,
-    context: &NightContext,
-) -> anyhow::Result<(Model, ModelVersion)> {
-    let spec: ModelSpec = settings.model.parse()?;
-    let files = fetch::resolve(&spec, &context.cache)?;
-    let model = Model::load(&files)?;
-    let base = ModelVersion {
-        id: format!("base-{}", &files.sha256[..8]),
-        parent: None,
-        kind: ModelKind::Base,
-        adapters: None,
-        path: files.name.clone(),
-        content_hash: files.sha256.clone(),
-        night: None,
-        note: "as fetched".into(),
-    };
-    match archive.live_model()? {
-        None => {
-            archive.put_model_version(&base)?;
-            archive.set_live_model(&base.id, "the first")?;
-        }
-        Some(live) => check_base(archive, &live, &base)?,
-    }
-    Ok((model, base))
 }
 
 impl<'a> Night<'a> {
@@ -209,34 +176,27 @@ impl<'a> Night<'a> {
         let mut passage_ids: Vec<String> = passages.keys().cloned().collect();
         passage_ids.sort_unstable();
         let splits = archive.documents()?.into_iter().map(|d| (d.id, d.split)).collect();
-        let model = Arc::new(model);
-        let interrupt = context.interrupt.clone();
-        let engine = match remote {
-            Some(_) => None,
-            None => Some(Engine::open(model.clone(), &settings.inference, interrupt)?),
-        };
+        let open = OpenModel::new(home, archive, settings, model, remote, &context.model)?;
         Ok(Self {
-            remote,
-            home,
-            settings,
-            archive,
-            model,
-            engine,
-            prompts: Prompts::with_folder(&home.prompts())?,
+            open,
             index: ingest::open_index(home, archive)?,
             passages,
             passage_ids,
             splits,
             number,
             circumstances,
-            interrupt: context.interrupt.clone(),
         })
     }
 
-    fn phases(&self, context: &NightContext, start: Instant) -> anyhow::Result<Report> {
+    fn phases(&self, human: Option<&SuiteSource>, start: Instant) -> anyhow::Result<Report> {
+        // First: no draft may repeat a question of it.
+        let human = human.map(|source| self.human_suite(source)).transpose()?;
         self.verify_stale()?;
         self.propose_by_code()?;
-        let suite = self.freeze_suite(context.suite.as_ref())?;
+        let suite = match human {
+            Some(suite) => suite,
+            None => self.model_made_suite()?,
+        };
         let incumbent = self.live()?;
         self.evaluate(&suite, &incumbent)?;
         let mut policy = self.policy_at(&incumbent)?;
@@ -281,37 +241,18 @@ impl<'a> Night<'a> {
         Ok(self.archive.unit_done(&self.unit(phase, key))?)
     }
 
-    /// Fails when the user asked to stop; called between units.
-    pub(super) fn check_interrupt(&self) -> anyhow::Result<()> {
-        if self.interrupt.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(crate::inference::GenerateError::Interrupted.into());
-        }
-        Ok(())
-    }
-
-    /// A reader with one of the prompts.
-    pub(super) fn reader<'r>(&'r self, prompt: &'r str, max_tokens: usize) -> Reader<'r> {
-        let (prompts, tokenizer) = (&self.prompts, &self.model.tokenizer);
-        Reader { prompts, prompt, tokenizer, max_tokens }
-    }
-
-    /// The prompt a version is read with: the base its best one, an adapter the one it learnt.
-    pub(super) fn prompt_of(&self, version: &ModelVersion) -> &str {
-        match version.kind {
-            ModelKind::Base => &self.settings.evaluate.base_prompt,
-            ModelKind::Adapter => &self.settings.evaluate.adapter_prompt,
-        }
-    }
-
-    /// Tasks accepted up to and in this night that may be trained on, by id.
+    /// Tasks accepted up to and in this night that may be trained on, by id: none that a suite
+    /// asks, too.
     pub(super) fn training_tasks(&self) -> anyhow::Result<BTreeMap<String, archive::StoredTask>> {
         let filter = archive::TaskFilter {
             split: Some(Split::Train),
             state: Some(archive::TaskState::Active),
             ..archive::TaskFilter::default()
         };
-        let tasks = self.archive.tasks(&filter)?;
-        Ok(tasks.into_iter().map(|stored| (stored.task.id.clone(), stored)).collect())
+        let measured = self.archive.tasks_of_suites()?;
+        let tasks = self.archive.tasks(&filter)?.into_iter();
+        let tasks = tasks.filter(|stored| !measured.contains(&stored.task.id));
+        Ok(tasks.map(|stored| (stored.task.id.clone(), stored)).collect())
     }
 
     /// The side of a passage's document.
@@ -324,24 +265,4 @@ impl<'a> Night<'a> {
 /// What everything drawn in a night follows from.
 fn night_seed(settings: &Settings, number: u32) -> u64 {
     rng::derive(settings.seed, &["night", &number.to_string()])
-}
-
-/// A home learns on one base model; another base needs another home.
-fn check_base(archive: &Archive, live: &ModelVersion, base: &ModelVersion) -> anyhow::Result<()> {
-    let mut root = live.clone();
-    while let Some(parent) = &root.parent {
-        root = archive
-            .model_version(parent)?
-            .with_context(|| format!("model version {parent} is missing from the archive"))?;
-    }
-    if root.id != base.id {
-        anyhow::bail!(
-            "this home learns on {} ({}), not on {} ({}): use another --home for another model",
-            root.path,
-            root.id,
-            base.path,
-            base.id
-        );
-    }
-    Ok(())
 }

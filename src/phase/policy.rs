@@ -1,8 +1,7 @@
 //! The policy in training: the adapters, and the version they were last stored as.
 
-use anyhow::Context as _;
-
 use super::night::Night;
+use super::open_model::OpenModel;
 use crate::archive::ArchiveReader;
 use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
@@ -45,6 +44,22 @@ pub(super) fn check_form(archive: &ArchiveReader, settings: &Settings) -> anyhow
     Ok(())
 }
 
+impl OpenModel<'_> {
+    /// Loads a version's adapters in the form of the settings; none for the base.
+    pub(super) fn load_adapters(
+        &self,
+        version: &ModelVersion,
+    ) -> anyhow::Result<Option<AdapterSet>> {
+        if version.kind == ModelKind::Base {
+            return Ok(None);
+        }
+        let dir = self.home.dir().join(&version.path);
+        durable::open_sealed(&dir)?;
+        let form = self.settings.train.adapters;
+        Ok(Some(AdapterSet::load(&dir, form, self.model.decoder.config())?))
+    }
+}
+
 impl Night<'_> {
     /// The policy that training goes on from at `version`: its adapters, or fresh ones on the base.
     pub(super) fn policy_at(&self, version: &ModelVersion) -> anyhow::Result<Policy> {
@@ -66,20 +81,6 @@ impl Night<'_> {
             Adapters::PerRole => rng::stream(self.seed(), &["adapter", role.as_str()]),
         };
         Ok(Adapter::fresh(self.model.decoder.config(), shape, &mut rng)?)
-    }
-
-    /// Loads a version's adapters in the form of the settings; none for the base.
-    pub(super) fn load_adapters(
-        &self,
-        version: &ModelVersion,
-    ) -> anyhow::Result<Option<AdapterSet>> {
-        if version.kind == ModelKind::Base {
-            return Ok(None);
-        }
-        let dir = self.home.dir().join(&version.path);
-        durable::open_sealed(&dir)?;
-        let form = self.settings.train.adapters;
-        Ok(Some(AdapterSet::load(&dir, form, self.model.decoder.config())?))
     }
 
     /// The policy as it was stored under this name tonight, if it was.
@@ -115,11 +116,5 @@ impl Night<'_> {
 
     fn version_id(&self, stage: &str) -> String {
         format!("night{}-{stage}", self.number)
-    }
-
-    pub(super) fn base_id(&self) -> anyhow::Result<String> {
-        let versions = self.archive.model_versions()?;
-        let base = versions.into_iter().find(|(version, _)| version.kind == ModelKind::Base);
-        Ok(base.context("the archive has no base model")?.0.id)
     }
 }

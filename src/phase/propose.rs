@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use rand::seq::SliceRandom;
 
+use super::gate::Gate;
 use super::night::Night;
 use super::policy::Policy;
 use crate::archive::Archive;
@@ -30,13 +31,12 @@ use crate::task::Split;
 use crate::task::Task;
 use crate::verifier::Candidate;
 use crate::verifier::KnownQuestions;
-use crate::verifier::ModelChecks;
 use crate::verifier::RuleChecks;
 
 /// Drafts made by code per unit of work.
 const CODE_UNIT: usize = 250;
 /// Drafts that go through the model per unit of work: one batch of the engine.
-const MODEL_UNIT: usize = 16;
+pub(super) const MODEL_UNIT: usize = 16;
 
 impl KnownQuestions for Archive {
     fn contains(&self, question: &str) -> anyhow::Result<bool> {
@@ -134,9 +134,10 @@ impl Night<'_> {
         Ok(())
     }
 
-    /// The base model, which also answers from memory in the closed-book check.
-    pub(super) fn base(&self) -> anyhow::Result<Box<dyn Generator + '_>> {
-        self.generator(None, &self.base_id()?, Role::Solver)
+    /// The model's checks on tonight's corpus.
+    pub(super) fn checks(&self) -> Gate<'_> {
+        let (passages, passage_ids) = (&self.passages, &self.passage_ids);
+        Gate { open: &self.open, passages, passage_ids, seed: self.seed() }
     }
 
     /// Seeds for tonight, spread over the corpus; what earlier nights drew comes last.
@@ -173,25 +174,14 @@ impl Night<'_> {
             rules.run(candidate);
         }
         if let Some((with_documents, from_memory)) = models {
-            let base_reads = with_documents.model_version() == from_memory.model_version();
-            let evaluate = &self.settings.evaluate;
-            let prompt = if base_reads { &evaluate.base_prompt } else { &evaluate.adapter_prompt };
-            let checks = ModelChecks {
-                settings: &self.settings.verify,
-                passages: &self.passages,
-                ids: &self.passage_ids,
-                open_book: self.reader(prompt, evaluate.max_tokens),
-                closed_book: self.reader("closed_book", evaluate.max_tokens),
-                seed: self.seed(),
-            };
-            checks.run(&mut candidates, with_documents, from_memory)?;
+            self.checks().ask_model(&mut candidates, with_documents, from_memory)?;
         }
         Ok(candidates.into_iter().map(|candidate| self.gated(candidate)).collect())
     }
 
     fn gated(&self, candidate: Candidate) -> GatedDraft {
         let accepted = candidate.stands();
-        let Candidate { draft, verdicts } = candidate;
+        let Candidate { draft, verdicts, .. } = candidate;
         let heldout = draft.seed.path.iter().any(|id| self.split_of(id) == Split::Heldout);
         let task = draft.question.clone().filter(|_| accepted).map(|question| Task {
             id: draft.id.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::night::Night;
+use super::open_model::OpenModel;
 use crate::archive::ModelKind;
 use crate::config::Role;
 use crate::config::Settings;
@@ -32,7 +32,7 @@ pub(super) fn connect(settings: &Settings, model: &Model) -> anyhow::Result<Opti
     Ok(Some(pool))
 }
 
-impl Night<'_> {
+impl OpenModel<'_> {
     /// An engine for a stored version, with the adapter of it that plays `role` (none: the base).
     pub(super) fn generator(
         &self,

@@ -61,22 +61,16 @@ impl Night<'_> {
             .map(|detail| {
                 let mut draft = detail.draft.clone();
                 draft.seed.path = self.evidence_now(detail);
-                Candidate::new(draft)
+                let mut candidate = Candidate::new(draft);
+                // What it decided about when the draft came, it decides about again.
+                candidate.model_decides |= detail.verdicts.iter().any(ModelChecks::decided);
+                candidate
             })
             .collect();
         let mut rules = RuleChecks::new(&self.settings.verify, &self.passages, &NothingKnown);
         candidates.iter_mut().for_each(|candidate| rules.run(candidate));
         let base: Box<dyn Generator + '_> = self.base()?;
-        let evaluate = &self.settings.evaluate;
-        let checks = ModelChecks {
-            settings: &self.settings.verify,
-            passages: &self.passages,
-            ids: &self.passage_ids,
-            open_book: self.reader(&evaluate.base_prompt, evaluate.max_tokens),
-            closed_book: self.reader("closed_book", evaluate.max_tokens),
-            seed: self.seed(),
-        };
-        checks.run(&mut candidates, &*base, &*base)?;
+        self.checks().ask_model(&mut candidates, &*base, &*base)?;
         Ok(candidates
             .into_iter()
             .map(|candidate| Verified {

@@ -34,22 +34,20 @@ pub struct Candidate {
     pub draft: Draft,
     /// What was said so far, in order.
     pub verdicts: Vec<Verdict>,
+    /// Whether the model's checks decide about it, or are only recorded.
+    pub model_decides: bool,
 }
 
 impl Candidate {
-    /// A draft that no check has seen.
+    /// A draft that no check has seen. The model decides about what a model wrote.
     pub fn new(draft: Draft) -> Self {
-        Self { draft, verdicts: Vec::new() }
+        let model_decides = draft.origin == Origin::Model;
+        Self { draft, verdicts: Vec::new(), model_decides }
     }
 
     /// Whether no required check has rejected it.
     pub fn stands(&self) -> bool {
         self.verdicts.iter().all(|verdict| !(verdict.required && verdict.rejection.is_some()))
-    }
-
-    /// Whether the model's checks decide about it, or are only recorded.
-    fn model_decides(&self) -> bool {
-        self.draft.origin == Origin::Model
     }
 }
 

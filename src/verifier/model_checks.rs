@@ -41,7 +41,17 @@ type MakeRequest<C> = fn(&C, &Candidate) -> anyhow::Result<(Request, Vec<String>
 /// Whether the model's answer, with its F1 against the seed's, fails the check.
 type Judge<C> = fn(&C, &str, f32) -> Option<Rejection>;
 
+/// With documents, noise among them.
+const RAG: &str = "rag";
+/// From memory.
+const CLOSED_BOOK: &str = "closed_book";
+
 impl ModelChecks<'_> {
+    /// Whether a verdict is that of one of these checks, and was not only recorded.
+    pub fn decided(verdict: &Verdict) -> bool {
+        verdict.required && [RAG, CLOSED_BOOK].contains(&verdict.check.as_str())
+    }
+
     /// Runs both checks on every candidate that stands: `with_documents` for the first,
     /// `from_memory` for the second.
     ///
@@ -54,10 +64,10 @@ impl ModelChecks<'_> {
         with_documents: &dyn Generator,
         from_memory: &dyn Generator,
     ) -> Result<(), GenerateError> {
-        self.check(candidates, "rag", with_documents, Self::rag_request, Self::judge_rag)?;
+        self.check(candidates, RAG, with_documents, Self::rag_request, Self::judge_rag)?;
         self.check(
             candidates,
-            "closed_book",
+            CLOSED_BOOK,
             from_memory,
             Self::closed_book_request,
             Self::judge_closed_book,
@@ -118,7 +128,7 @@ impl ModelChecks<'_> {
     ) {
         let predicted = generation.and_then(answer_of).unwrap_or_default();
         let f1 = answer::f1(&predicted, &candidate.draft.seed.answer);
-        let required = candidate.model_decides();
+        let required = candidate.model_decides;
         candidate.verdicts.push(Verdict {
             check: name.to_string(),
             rejection: judge(self, &predicted, f1),
@@ -164,7 +174,7 @@ impl ModelChecks<'_> {
 }
 
 fn push_failure(candidate: &mut Candidate, check: &str, why: &str) {
-    let required = candidate.model_decides();
+    let required = candidate.model_decides;
     candidate.verdicts.push(Verdict {
         check: check.to_string(),
         rejection: Some(Rejection::CheckFailed),

@@ -2,6 +2,7 @@
 //! `scripts/check_exports.py` loads the same folders with `datasets`, `trl` and pandas.
 
 mod bundled;
+mod conversations;
 mod imports;
 mod leaks;
 
@@ -31,6 +32,9 @@ use nightschool::export::Shown;
 use nightschool::export::Side;
 use nightschool::export::Sides;
 use nightschool::export::Target;
+use nightschool::export::Texts;
+use nightschool::export::Turns;
+use nightschool::model::tokenizer::Tokenizer;
 use nightschool::phase::home::Home;
 use nightschool::protocol::Prompts;
 use nightschool::rollout::Rollout;
@@ -99,8 +103,20 @@ impl School {
     }
 
     fn export(&self, options: &ExportOptions, name: &str) -> Result<ExportSummary, ExportError> {
+        self.export_to(options, &self.dir.path().join(name), false)
+    }
+
+    fn export_to(
+        &self,
+        options: &ExportOptions,
+        dir: &Path,
+        replace: bool,
+    ) -> Result<ExportSummary, ExportError> {
         let prompts = Prompts::built_in().unwrap();
-        export::export(&self.archive, &prompts, options, &self.dir.path().join(name), false)
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat/llama3");
+        let tokenizer = || Ok(Tokenizer::from_file(&file.join("tokenizer.json"))?);
+        let texts = Texts { prompts: &prompts, tokenizer: &tokenizer };
+        export::export(&self.archive, &texts, options, dir, replace)
     }
 
     /// The rows by split.
@@ -126,6 +142,7 @@ fn options(shape: Shape, format: Format) -> ExportOptions {
         filter_words: String::new(),
         sides: Sides { validation: 0.3 },
         target: Target::Rollout,
+        turns: Turns::All,
         min_reward: 1.0,
         margin: 0.0,
         shown: Shown::Retrieved,
@@ -345,12 +362,8 @@ fn documents_keep_their_split_when_tasks_and_documents_come() {
 #[test]
 fn only_an_earlier_export_is_replaced() {
     let school = played();
-    let prompts = Prompts::built_in().unwrap();
     let dir = school.dir.path().join("out");
-    let write = |shape, replace| {
-        let options = options(shape, Format::Jsonl);
-        export::export(&school.archive, &prompts, &options, &dir, replace)
-    };
+    let write = |shape, replace| school.export_to(&options(shape, Format::Jsonl), &dir, replace);
     fs::create_dir(&dir).unwrap();
     write(Shape::Sft, false).unwrap();
     let first = files(&dir);

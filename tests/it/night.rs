@@ -1,6 +1,7 @@
 //! Whole nights of the real program on a tiny model: they end, they go on after `kill -9`, and the
 //! end is the same.
 
+mod imports;
 mod objectives;
 mod proposer;
 mod retention;
@@ -8,6 +9,7 @@ mod reverify;
 mod roles;
 pub(crate) mod school;
 mod stops;
+mod suites;
 
 use std::fs;
 use std::io::BufRead;

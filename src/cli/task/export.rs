@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::ValueEnum;
 
+use super::super::Global;
 use super::super::Json;
 use super::super::Output;
 use super::super::errors::UsageError;
+use super::super::places;
 use super::list::FilterArgs;
 use crate::archive::ArchiveReader;
 use crate::archive::TaskFilter;
@@ -19,7 +21,10 @@ use crate::export::Shape;
 use crate::export::Shown;
 use crate::export::Sides;
 use crate::export::Target;
+use crate::export::Texts;
+use crate::export::Turns;
 use crate::phase::home::Home;
+use crate::phase::open_model;
 use crate::protocol::Prompts;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -48,6 +53,14 @@ enum TargetArg {
     Rollout,
     /// The task's own
     Reference,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TurnsArg {
+    /// All of it: what the model wrote, and what search answered
+    All,
+    /// Its answer alone
+    Answer,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -94,6 +107,9 @@ pub(in crate::cli) struct ExportArgs {
     /// sft: the reward from which a rollout's answer is taken
     #[arg(long, default_value_t = 1.0, value_name = "REWARD", value_parser = share)]
     min_reward: f64,
+    /// sft: what is shown of a rollout in which the model searched by itself
+    #[arg(long, default_value = "all", value_name = "WHICH")]
+    turns: TurnsArg,
     /// preference: how far apart the two rewards are at least
     #[arg(long, default_value_t = 0.0, value_name = "REWARD", value_parser = share)]
     margin: f64,
@@ -120,14 +136,24 @@ fn share(text: &str) -> Result<f64, String> {
     if inside { Ok(number) } else { Err("it must lie between 0 and 1".to_string()) }
 }
 
-pub(super) fn run(home: &Home, archive: &ArchiveReader, args: &ExportArgs) -> anyhow::Result<()> {
+pub(super) fn run(
+    global: &Global,
+    home: &Home,
+    archive: &ArchiveReader,
+    args: &ExportArgs,
+) -> anyhow::Result<()> {
     if args.dir.file_name().is_none() {
         let why = "the folder of an export needs a name of its own, such as `dataset`";
         return Err(UsageError(why.to_string()).into());
     }
     let prompts = Prompts::with_folder(&home.prompts())?;
     let options = options(args);
-    let summary = export::export(archive, &prompts, &options, &args.dir, args.force)?;
+    let tokenizer = || {
+        let settings = places::settings(global, home, &[], &[])?;
+        open_model::tokenizer(archive, &settings, &places::cache()?)
+    };
+    let texts = Texts { prompts: &prompts, tokenizer: &tokenizer };
+    let summary = export::export(archive, &texts, &options, &args.dir, args.force)?;
     Output::new(args.json.json).show(&summary, || rendered(&summary))
 }
 
@@ -151,6 +177,10 @@ fn options(args: &ExportArgs) -> ExportOptions {
         target: match args.target {
             TargetArg::Rollout => Target::Rollout,
             TargetArg::Reference => Target::Reference,
+        },
+        turns: match args.turns {
+            TurnsArg::All => Turns::All,
+            TurnsArg::Answer => Turns::Answer,
         },
         min_reward: args.min_reward as f32,
         margin: args.margin as f32,

@@ -8,6 +8,7 @@ use clap::Args;
 use super::super::Global;
 use super::super::Json;
 use super::super::Output;
+use super::super::interrupt;
 use super::super::output::or_dash;
 use super::super::output::shortened;
 use super::super::output::table;
@@ -15,16 +16,18 @@ use super::super::places;
 use crate::archive::Archive;
 use crate::clock::SystemClock;
 use crate::durable::HomeLock;
-use crate::export;
 use crate::phase::home::Home;
 use crate::phase::import;
 use crate::phase::import::ImportReport;
+use crate::phase::import::ImportSource;
+use crate::phase::open_model::ModelContext;
 
 #[derive(Debug, Args)]
 #[command(
     before_help = "\
 Examples:
   nightschool task import questions.csv
+  nightschool task import questions.csv --with-model
   nightschool task import mine      # a folder that `task export --as tasks` wrote
   nightschool --home other task import mine/data/train.jsonl",
     after_help = "\
@@ -33,12 +36,18 @@ Questions of your own are rows of .jsonl, .csv or .parquet:
   answer     stands in a passage; or `answers`, a list (in CSV with | between), of which one does
   document   optional: id, title or file of the document to look in
   evidence   optional: id of the passage, or words that stand in it
-Each goes through the gate's rules; what they turn away is listed and stored with the reason."
+Each goes through the gate's rules; with --with-model also through the model's checks, like the
+drafts of a night: the live version must find the answer among other passages, and the base model
+must not know it by heart. What they turn away is listed and stored with the reason. Ctrl-C stops
+between batches; the same command goes on from there."
 )]
 pub(in crate::cli) struct ImportArgs {
     /// A file, or the folder of an export
     #[arg(value_name = "FILE")]
     path: PathBuf,
+    /// Let the model check questions of your own too, not the rules alone
+    #[arg(long)]
+    with_model: bool,
     #[command(flatten)]
     json: Json,
 }
@@ -46,14 +55,14 @@ pub(in crate::cli) struct ImportArgs {
 pub(super) fn run(global: &Global, home: &Home, args: &ImportArgs) -> anyhow::Result<()> {
     let settings = places::settings(global, home, &[], &[])?;
     // Looked at before anything is made, so that a misspelt path leaves no home behind.
-    let files = export::files_of(&args.path)?;
-    for file in &files {
-        drop(export::rows_of(file)?);
-    }
+    let source = ImportSource::at(&args.path)?;
+    let model = match args.with_model {
+        true => Some(ModelContext { cache: places::cache()?, interrupt: interrupt::install()? }),
+        false => None,
+    };
     let _lock = HomeLock::acquire(home.dir())?;
     let archive = Archive::open(&home.archive(), Arc::new(SystemClock))?;
-    let name = args.path.file_name().unwrap_or_default().to_string_lossy();
-    let report = import::import(home, &archive, &settings.verify, &name, &files)?;
+    let report = import::import(home, &archive, &settings, &source, model.as_ref())?;
     Output::new(args.json.json).show(&report, || rendered(&report))
 }
 

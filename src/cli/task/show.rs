@@ -10,6 +10,7 @@ use super::super::output::printable;
 use super::super::output::shortened;
 use super::super::output::table;
 use crate::archive::ArchiveReader;
+use crate::archive::Imported;
 use crate::archive::StoredRollout;
 use crate::archive::TaskDetail;
 
@@ -55,7 +56,7 @@ fn rendered(detail: &TaskDetail) -> String {
         ("Task", task.id.clone()),
         ("Question", task.question.clone()),
         ("Answer", format!("{} ({})", task.answer, task.kind.as_str())),
-        ("Made", made(task.night, &draft.model_version)),
+        ("Made", made(detail)),
         ("Side", task.split.as_str().to_string()),
         (
             "State",
@@ -122,10 +123,17 @@ fn rendered(detail: &TaskDetail) -> String {
     text
 }
 
-fn made(night: Option<u32>, by: &str) -> String {
-    match night {
-        Some(night) => format!("night {night}, by {by}"),
-        None => format!("by {by}"),
+fn made(detail: &TaskDetail) -> String {
+    let by = &detail.draft.model_version;
+    match (detail.task.task.night, &detail.imported) {
+        (Some(night), _) => format!("night {night}, by {by}"),
+        (None, None) => format!("by {by}"),
+        (None, Some(before)) => {
+            let night = before.night.map(|night| format!("night {night}, ")).unwrap_or_default();
+            let Imported { source, solved, attempts, .. } = before;
+            let played = format!("{solved} of {attempts} attempts solved there");
+            format!("{night}by {by}, before it was imported with {source}; {played}")
+        }
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
-
 use super::Evidence;
 use crate::answer;
 use crate::archive::Archive;
 use crate::archive::ArchiveError;
 use crate::corpus::Miner;
+use crate::phase::asked::Asked;
 use crate::phase::curate::PERSON;
 use crate::retrieval::LexicalIndex;
 use crate::retrieval::Retriever;
@@ -23,58 +22,7 @@ use crate::verifier::Passages;
 /// Passages looked at for an answer, the best first.
 const HITS: usize = 100;
 
-/// A question with its answers, as a person writes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
-    question: String,
-    /// At least one.
-    answers: Vec<String>,
-    /// Id, title or file of a document.
-    document: Option<String>,
-    /// Id of a passage, or words of it.
-    evidence: Option<String>,
-}
-
 impl Asked {
-    /// Reads a row.
-    pub(super) fn read(row: &Value) -> Result<Self, String> {
-        let text = |name: &str| -> Result<Option<String>, String> {
-            match &row[name] {
-                Value::Null => Ok(None),
-                Value::String(text) => Ok(Some(text.trim().to_string()).filter(|t| !t.is_empty())),
-                Value::Number(number) => Ok(Some(number.to_string())),
-                _ => Err(format!("`{name}` is not a text")),
-            }
-        };
-        if !row.is_object() {
-            return Err("not an object".to_string());
-        }
-        let question = text("question")?.ok_or("it has no `question`")?;
-        let mut answers = Vec::new();
-        match &row["answers"] {
-            Value::Array(all) => {
-                let texts = all.iter().map(|one| match one {
-                    Value::String(text) => Ok(text.trim().to_string()),
-                    Value::Number(number) => Ok(number.to_string()),
-                    _ => Err("`answers` holds something that is not a text".to_string()),
-                });
-                answers = texts.collect::<Result<_, _>>()?;
-            }
-            Value::String(text) => {
-                answers.extend(text.split('|').map(|answer| answer.trim().to_string()));
-            }
-            Value::Null => {}
-            _ => return Err("`answers` is not a list".to_string()),
-        }
-        answers.splice(0..0, text("answer")?);
-        answers.retain(|answer| !answer.is_empty());
-        if answers.is_empty() {
-            return Err("it has neither `answer` nor `answers`".to_string());
-        }
-        let (document, evidence) = (text("document")?, text("evidence")?);
-        Ok(Self { question, answers, document, evidence })
-    }
-
     /// The draft on this evidence; without, one that the gate turns away.
     pub(super) fn draft(self, evidence: Evidence<'_>) -> Draft {
         let (answer, kind, path) = match evidence {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::*;
 
 /// The versions before the present one.
-const VERSIONS: [u32; 3] = [1, 2, 3];
+const VERSIONS: [u32; 4] = [1, 2, 3, 4];
 
 /// A copy of the archive that a program of that version wrote.
 fn fixture(home: &Path, version: u32) -> PathBuf {
@@ -29,39 +29,44 @@ fn words(blob: &[u8]) -> Vec<[u8; 4]> {
     bytes.chunks(4).map(|word| word.try_into().unwrap()).collect()
 }
 
-/// Tokens and the bits of log-probabilities by task, round and place in the group.
-type Sampled = BTreeMap<(String, u32, u32), (Vec<u32>, Vec<u32>)>;
+/// Tokens and the bits of log-probabilities by task, night, round and place in the group.
+type Sampled = BTreeMap<(String, u32, u32, u32), (Vec<u32>, Vec<u32>)>;
 
-/// As they stand in a file of version 2 or 3.
-fn sampled_before(path: &Path) -> Sampled {
+/// Where they stand in a file of version 2 or 3, and of version 4.
+const STEPS: &str = "SELECT r.task_id, r.night, r.round, r.ordinal, s.tokens, s.logprobs
+    FROM rollout r JOIN step s ON s.rollout_id = r.id ORDER BY r.id, s.ordinal";
+const ROLLOUTS: &str = "SELECT r.task_id, r.night, r.round, r.ordinal, p.tokens, NULL, 0
+    FROM rollout r JOIN prompt p ON p.id = r.prompt_id
+    UNION ALL SELECT task_id, night, round, ordinal, tokens, logprobs, 1 FROM rollout ORDER BY 7";
+
+fn sampled_before(path: &Path, version: u32) -> Sampled {
     let connection = Connection::open(path).unwrap();
-    let mut statement = connection
-        .prepare(
-            "SELECT r.task_id, r.round, r.ordinal, s.tokens, s.logprobs
-             FROM rollout r JOIN step s ON s.rollout_id = r.id ORDER BY r.id, s.ordinal",
-        )
-        .unwrap();
+    let mut statement = connection.prepare(if version < 4 { STEPS } else { ROLLOUTS }).unwrap();
     let mut sampled = Sampled::new();
     let mut rows = statement.query([]).unwrap();
     while let Some(row) = rows.next().unwrap() {
-        let key = (row.get(0).unwrap(), row.get(1).unwrap(), row.get(2).unwrap());
-        let (tokens, logprobs): (Vec<u8>, Vec<u8>) = (row.get(3).unwrap(), row.get(4).unwrap());
+        let place = |column| row.get(column).unwrap();
+        let key = (row.get(0).unwrap(), place(1), place(2), place(3));
         let (all_tokens, all_logprobs) = sampled.entry(key).or_default();
+        let tokens: Vec<u8> = row.get(4).unwrap();
         all_tokens.extend(words(&tokens).into_iter().map(u32::from_le_bytes));
-        all_logprobs.extend(words(&logprobs).into_iter().map(u32::from_le_bytes));
+        if let Some(logprobs) = row.get::<_, Option<Vec<u8>>>(5).unwrap() {
+            all_logprobs.extend(words(&logprobs).into_iter().map(u32::from_le_bytes));
+        }
     }
     sampled
 }
 
 fn sampled_after(archive: &Archive) -> Sampled {
     let mut sampled = Sampled::new();
-    for round in 0..4 {
-        for stored in archive.rollouts_in(1, round).unwrap() {
+    let nights = archive.nights().unwrap().into_iter().map(|night| night.number);
+    for (night, round) in nights.flat_map(|night| (0..4).map(move |round| (night, round))) {
+        for stored in archive.rollouts_in(night, round).unwrap() {
             let rollout = stored.rollout;
             let steps = rollout.steps.iter();
             let tokens = steps.clone().flat_map(|step| step.tokens.clone()).collect();
             let logprobs = steps.flat_map(|step| step.logprobs.iter().map(|l| l.to_bits()));
-            let key = (rollout.task_id.clone(), round, rollout.index);
+            let key = (rollout.task_id.clone(), night, round, rollout.index);
             sampled.insert(key, (tokens, logprobs.collect()));
         }
     }
@@ -100,11 +105,17 @@ fn an_archive_of_every_earlier_version_is_migrated_with_all_it_says() {
     for version in VERSIONS {
         let home = tempfile::tempdir().unwrap();
         let path = fixture(home.path(), version);
-        let before = if version > 1 { sampled_before(&path) } else { Sampled::new() };
+        let before = if version > 1 { sampled_before(&path, version) } else { Sampled::new() };
         let archive = open(&path);
         archive.check().unwrap();
         assert_eq!(sampled_after(&archive), before, "version {version}");
         insta::assert_json_snapshot!(format!("version_{version}"), summary(&archive));
+        // What no draft may repeat.
+        let suite = archive.suites().unwrap().pop();
+        let suite = suite.map(|suite| archive.suite_named(&suite.name).unwrap());
+        for item in suite.iter().flat_map(|suite| &suite.items) {
+            assert!(archive.has_question(&item.question.to_uppercase()).unwrap());
+        }
         // The words are found, too.
         let task = archive.tasks(&TaskFilter::default()).unwrap().remove(0);
         let found = archive.search_tasks(&task.task.question, 3).unwrap();

@@ -51,7 +51,7 @@ fn arts() -> School {
         let stands = candidate.stands();
         let task = stands.then(|| task_of(&candidate, splits[&passage.document_id]));
         rollouts.extend(task.iter().flat_map(|task| play(task, &index)));
-        let Candidate { draft, verdicts } = candidate;
+        let Candidate { draft, verdicts, .. } = candidate;
         drafts.push(GatedDraft { draft, verdicts, task, parents: Vec::new() });
     }
     school.store(&drafts, &rollouts);

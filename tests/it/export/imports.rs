@@ -4,15 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
+use nightschool::archive::Band;
 use nightschool::archive::TaskFilter;
 use nightschool::archive::TaskState;
 use nightschool::config;
-use nightschool::export;
+use nightschool::durable;
 use nightschool::export::Format;
 use nightschool::export::Shape;
 use nightschool::export::TaskRow;
 use nightschool::phase::import;
 use nightschool::phase::import::ImportReport;
+use nightschool::phase::import::ImportSource;
 use nightschool::phase::ingest;
 use nightschool::task::AnswerKind;
 use nightschool::task::Origin;
@@ -23,14 +25,16 @@ use serde_json::json;
 use super::School;
 use super::accepted;
 use super::document;
+use super::files;
 use super::options;
 use super::played;
+use super::rollout;
 use super::text;
 
 fn take(school: &School, path: &Path) -> ImportReport {
-    let verify = config::load(&[], &[]).unwrap().verify;
-    let files = export::files_of(path).unwrap();
-    import::import(&school.home(), &school.archive, &verify, "mine", &files).unwrap()
+    let settings = config::load(&[], &[]).unwrap();
+    let source = ImportSource::at(path).unwrap();
+    import::import(&school.home(), &school.archive, &settings, &source, None).unwrap()
 }
 
 /// All rows of an export of tasks, by id.
@@ -40,19 +44,6 @@ fn exported(school: &School, format: Format, name: &str) -> (PathBuf, Vec<TaskRo
     let mut rows: Vec<TaskRow> = rows.collect();
     rows.sort_by(|a, b| a.id.cmp(&b.id));
     (school.dir.path().join(name), rows)
-}
-
-/// What an import keeps of a row: not what is of the home, which hand stored it, when and how it
-/// was played.
-fn kept(mut row: TaskRow) -> TaskRow {
-    row.origin = Origin::Person;
-    row.night = None;
-    row.played_by = None;
-    (row.attempts, row.solved, row.band) = (0, 0, nightschool::archive::Band::Untried);
-    for evidence in &mut row.evidence {
-        evidence.source = None;
-    }
-    row
 }
 
 #[test]
@@ -71,10 +62,9 @@ fn tasks_come_back_whole_in_another_home() {
         let report = take(&two, &dir);
         assert_eq!((report.rows, report.accepted), (41, 41));
         assert_eq!((report.documents_added, report.passages_added), (40, 40));
-        let (_, after) = exported(&two, format, "again");
-        let (before, after): (Vec<_>, Vec<_>) =
-            (before.into_iter().map(kept).collect(), after.into_iter().map(kept).collect());
+        let (again, after) = exported(&two, format, "again");
         assert_eq!(before, after);
+        assert_eq!(files(&dir.join("data")), files(&again.join("data")), "byte for byte");
         two.archive.check().unwrap();
 
         // The same again changes nothing; files that come and go leave it alone.
@@ -88,6 +78,57 @@ fn tasks_come_back_whole_in_another_home() {
         let filter = TaskFilter { state: Some(TaskState::Active), ..TaskFilter::default() };
         assert_eq!(two.archive.tasks(&filter).unwrap().len(), 40);
     }
+}
+
+#[test]
+fn what_a_task_was_elsewhere_is_told_apart_from_what_it_is_here() {
+    let one = played();
+    let (dir, rows) = exported(&one, Format::Jsonl, "tasks");
+    let row = rows.iter().find(|row| row.attempts > 0 && row.solved < row.attempts).unwrap();
+    assert_eq!(
+        (row.origin, row.night, row.played_by.as_deref()),
+        (Origin::Model, Some(1), Some("base"))
+    );
+    let two = School::new();
+    take(&two, &dir);
+
+    // This archive played nothing, and no night of it made the task.
+    let detail = two.archive.task_detail(&row.id).unwrap();
+    let stored = &detail.task;
+    assert_eq!((stored.task.origin, stored.task.night), (Origin::Model, None));
+    assert_eq!((stored.attempts, stored.solved, stored.band), (0, 0, Band::Untried));
+    assert_eq!(detail.model_versions.len(), 0, "the one that wrote it is of the other archive");
+    let before = detail.imported.unwrap();
+    assert_eq!((before.source.as_str(), before.night), ("tasks", Some(1)));
+    let seal = durable::open_sealed(&dir).unwrap();
+    assert_eq!(before.export_hash, Some(seal.content_hash()));
+    assert_eq!((before.attempts, before.solved), (row.attempts, row.solved));
+    assert_eq!(before.plays, row.plays);
+    assert_eq!((row.plays.len(), row.plays[0].content_hash.as_str()), (1, "00"));
+
+    // Played here by the same weights and by others of the same name elsewhere: counts of the same
+    // weights add up.
+    let shown = text(1);
+    two.store(&[], &[rollout(&row.id, 0, &row.answer, 1.0, &[&shown])]);
+    let stored = two.archive.task_detail(&row.id).unwrap().task;
+    assert_eq!((stored.attempts, stored.solved), (1, 1));
+    let (_, after) = exported(&two, Format::Jsonl, "played");
+    let after = after.iter().find(|after| after.id == row.id).unwrap();
+    assert_eq!((after.attempts, after.solved), (row.attempts + 1, row.solved + 1));
+    assert_eq!((after.plays.len(), after.plays[0].attempts), (1, row.attempts + 1));
+    assert_eq!(after.night, Some(1));
+
+    // A row of an earlier program has counts, but not by version.
+    let three = School::new();
+    let mut old = json!(row);
+    old.as_object_mut().unwrap().remove("plays");
+    fs::write(dir.join("old.jsonl"), old.to_string()).unwrap();
+    take(&three, &dir.join("old.jsonl"));
+    let before = three.archive.task_detail(&row.id).unwrap().imported.unwrap();
+    assert_eq!((before.attempts, before.plays.len(), before.export_hash), (row.attempts, 0, None));
+    three.archive.check().unwrap();
+    three.archive.remove_document(&row.document_id, true).unwrap();
+    three.archive.check().unwrap();
 }
 
 #[test]
@@ -171,7 +212,7 @@ fn edited_words_and_questions_that_are_known_are_seen() {
     assert_eq!(reasons, [(1, "other", Rejection::Duplicate)]);
     assert_eq!(report.unreadable.iter().map(|row| row.row).collect::<Vec<_>>(), [3, 4, 5]);
     let drafts = two.archive.rejected_drafts(None, None, None).unwrap();
-    assert_eq!((drafts.len(), drafts[0].night, drafts[0].origin), (1, None, Origin::Person));
+    assert_eq!((drafts.len(), drafts[0].night, drafts[0].origin), (1, None, Origin::Model));
     // The original's words are as they were.
     let passages = two.archive.passages().unwrap();
     assert_eq!(passages.iter().filter(|p| p.text.ends_with("Edited.")).count(), 1);
@@ -254,8 +295,8 @@ fn what_cannot_be_read_is_said() {
     let school = with_files();
     let error = |name: &str| {
         let path = school.dir.path().join(name);
-        let files = export::files_of(&path).and_then(|files| export::rows_of(&files[0]).map(drop));
-        format!("{:#}", files.unwrap_err()).replace(&school.dir.path().display().to_string(), "DIR")
+        format!("{:#}", ImportSource::at(&path).unwrap_err())
+            .replace(&school.dir.path().display().to_string(), "DIR")
     };
     fs::write(school.dir.path().join("own.xlsx"), "").unwrap();
     fs::write(school.dir.path().join("own.parquet"), "PAR0").unwrap();

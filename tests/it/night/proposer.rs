@@ -9,7 +9,7 @@ use super::School;
 
 /// Rounds in which an asking model's drafts are played.
 const PLAY: [&str; 7] = [
-    "propose.model_drafts=48",
+    "propose.model_drafts=40",
     "warm_start.steps=2",
     "verify.min_words=1",
     "verify.min_chars=3",
@@ -32,8 +32,8 @@ fn drafts_are_kept_token_by_token_and_the_policy_gradient_learns_from_them() {
     let school = School::asking();
     let report = school.finish_with(&PLAY);
     let proposals = proposals(&school);
-    assert_eq!(proposals.len(), 48);
-    assert_eq!(proposals.iter().filter(|one| one.round == 0).count(), 24);
+    assert_eq!(proposals.len(), 40);
+    assert_eq!(proposals.iter().filter(|one| one.round == 0).count(), 20);
     for one in &proposals {
         let [prompt, written] = &one.steps[..] else { panic!("{:?}", one.steps) };
         assert_eq!((prompt.owner, written.owner), (Owner::Tool, Owner::Model));
@@ -46,7 +46,7 @@ fn drafts_are_kept_token_by_token_and_the_policy_gradient_learns_from_them() {
     assert_eq!(report["train"]["proposer_steps"], steps.len());
     assert_eq!(steps.len(), 6, "three of eight drafts in each round");
     for step in &steps {
-        assert_eq!(step.metrics["drafts"], 24.0);
+        assert_eq!(step.metrics["drafts"], 20.0);
         assert!(step.metrics["loss"].is_number() && step.metrics["kl"].is_number());
     }
     let rounds = report["rounds"].as_array().unwrap();
@@ -62,7 +62,7 @@ fn drafts_are_kept_token_by_token_and_the_policy_gradient_learns_from_them() {
 fn the_proposer_is_trained_as_often_and_in_the_order_that_the_settings_say() {
     for (settings, steps) in [
         (&["train_proposer.objective=none"][..], 0),
-        (&["train_proposer.every=2"], 6),
+        (&["train_proposer.every=2"], 5),
         (&["train_proposer.order=solver_first", "train_proposer.reward=dr_zero"], 6),
         // Rewards of a round are compared with each other.
         (&["train_proposer.advantage=grpo", "train_proposer.group_key=round"], 6),
@@ -84,8 +84,7 @@ fn a_night_killed_while_the_proposer_trains_goes_on_to_the_same_end() {
     let school = School::asking();
     school.finish_with(&PLAY);
     let (digest, adapters) = (school.digest(), school.adapters());
-    std::fs::remove_dir_all(school.home()).unwrap();
-    school.add_documents();
+    school.begin_again();
     for line in [
         "started: training the proposer, round 1",
         "started: training on rollouts, round 1",

@@ -194,6 +194,16 @@ impl School {
         school
     }
 
+    /// A home without nights again, with its prompts and documents.
+    pub(super) fn begin_again(&self) {
+        let (prompts, kept) = (self.home().join("prompts"), self.path("prompts-kept"));
+        fs::rename(&prompts, &kept).unwrap();
+        fs::remove_dir_all(self.home()).unwrap();
+        fs::create_dir_all(self.home()).unwrap();
+        fs::rename(&kept, &prompts).unwrap();
+        self.add_documents();
+    }
+
     fn with(voice: Voice, articles: &str) -> Self {
         let school = Self { folder: tempfile::tempdir().unwrap() };
         byte_model(&school.path("model"), voice);
