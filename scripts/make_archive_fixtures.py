@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/archive/version-{1,2,3,4}.db: archives as earlier programs wrote them.
+"""Makes tests/fixtures/archive/version-{1,2,3,4,5}.db: archives as earlier programs wrote them.
 
     python3 scripts/make_archive_fixtures.py ARCHIVE
 
@@ -8,7 +8,9 @@ down to a few tasks with all that belongs to them.
 
 One of schema version 3 (the demo of commit 5f39f4a) makes version 3, and versions 1 and 2 by the
 migrations of their time (src/archive/migrations), with the rows that those versions had. One of
-version 4 (two nights of the counting school of tests/it/night at commit 8b1a819) makes version 4.
+version 4 (two nights of the counting school of tests/it/night at commit 8b1a819) makes version 4, and
+one of version 5 (a night of that school on tests/fixtures/corpus_small.md, then an import of what it
+exported of its own documents, at commit 0167e2f) version 5.
 """
 
 import json
@@ -71,14 +73,15 @@ UPDATE night SET report_json = json_replace(report_json, '$.home', '/home');
 """
 
 
-# The same of version 4, where a rollout is one row and tasks go by number, too.
+# The same from version 4 on, where a rollout is one row and tasks go by number, too.
 CUT_4 = """
 CREATE TEMP TABLE kept AS
     SELECT id FROM (SELECT id FROM task WHERE attempts > 0 ORDER BY solved = 0, origin = 'code', id
                     LIMIT 4)
     UNION SELECT id FROM (SELECT id FROM task WHERE attempts = 0 AND origin = 'code'
                           ORDER BY id LIMIT 2)
-    UNION SELECT task_id FROM verification;
+    UNION SELECT task_id FROM verification
+    {more};
 CREATE TEMP TABLE drafts AS
     SELECT id FROM kept UNION
     SELECT id FROM (SELECT id FROM draft WHERE rejection IS NOT NULL
@@ -91,6 +94,7 @@ DELETE FROM task_evidence WHERE task_id NOT IN (SELECT id FROM kept);
 DELETE FROM task_parent WHERE task_id NOT IN (SELECT id FROM kept);
 DELETE FROM task_words WHERE rowid IN (SELECT number FROM task WHERE id NOT IN
     (SELECT id FROM kept));
+{deletions}
 DELETE FROM task WHERE id NOT IN (SELECT id FROM kept);
 DELETE FROM verdict WHERE draft_id NOT IN (SELECT id FROM drafts);
 DELETE FROM draft WHERE id NOT IN (SELECT id FROM drafts);
@@ -148,14 +152,22 @@ def finish(db, path):
     print(f"{path.relative_to(ROOT)}: {tasks} tasks, {path.stat().st_size} bytes")
 
 
-def make_4(archive):
+# What later versions have beside, as they keep and delete it.
+IMPORTED = {
+    "more": "UNION SELECT id FROM (SELECT task_id AS id FROM imported ORDER BY id LIMIT 2)",
+    "deletions": "DELETE FROM imported WHERE task_id NOT IN (SELECT id FROM kept);",
+}
+CUTS = {4: {"more": "", "deletions": ""}, 5: IMPORTED}
+
+
+def make_later(archive, version):
     """Its file is taken as it is: words are indexed in tables of their own."""
-    path = FIXTURES / "version-4.db"
+    path = FIXTURES / f"version-{version}.db"
     path.unlink(missing_ok=True)
     source, db = sqlite3.connect(archive), sqlite3.connect(path, isolation_level=None)
     source.backup(db)
     db.execute("PRAGMA foreign_keys = 0")
-    db.executescript("BEGIN;" + CUT_4 + "COMMIT;")
+    db.executescript("BEGIN;" + CUT_4.format(**CUTS[version]) + "COMMIT;")
     db.execute("INSERT INTO task_words (task_words) VALUES ('optimize')")
     hide_roots(db)
     finish(db, path)
@@ -173,8 +185,9 @@ def hide_roots(db):
 
 def main(archive):
     FIXTURES.mkdir(parents=True, exist_ok=True)
-    if sqlite3.connect(archive).execute("PRAGMA user_version").fetchone() == (4,):
-        return make_4(archive)
+    version, = sqlite3.connect(archive).execute("PRAGMA user_version").fetchone()
+    if version in CUTS:
+        return make_later(archive, version)
     three = FIXTURES / "version-3.db"
     db = empty(three, 3)
     fill(db, archive, TABLES_1 + TABLES_2)

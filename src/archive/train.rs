@@ -166,8 +166,7 @@ fn put_items(tx: &Transaction<'_>, night: u32, step: &TrainStep) -> Result<(), F
             }
         };
         let (round, index) = rollout.unzip();
-        of_task
-            .execute(params![night, phase, adapter, number, ordinal, task_id, round, index])?;
+        of_task.execute(params![night, phase, adapter, number, ordinal, task_id, round, index])?;
     }
     Ok(())
 }

@@ -166,8 +166,7 @@ impl Night<'_> {
         let groups = self.groups(round, tasks, policy, &mut baselines)?;
         self.archive.put_meta(BASELINES, &serde_json::to_string(&baselines)?)?;
         let (of_proposer, of_solver) = (self.proposer_objective(), self.objective());
-        let proposer =
-            proposals.map(|steps| self.proposer_course(round, steps, &of_proposer));
+        let proposer = proposals.map(|steps| self.proposer_course(round, steps, &of_proposer));
         let solver = self.solver_course(round, &groups, &of_solver)?;
         let courses: Vec<Course<'_>> = match self.settings.train_proposer.order {
             Order::ProposerFirst => proposer.into_iter().chain([solver]).collect(),

@@ -53,7 +53,6 @@ impl Night<'_> {
 }
 
 fn mean_reward(proposals: &[PlayedProposal]) -> Option<f64> {
-    let rewards: Vec<f64> =
-        proposals.iter().filter_map(|one| one.reward).map(f64::from).collect();
+    let rewards: Vec<f64> = proposals.iter().filter_map(|one| one.reward).map(f64::from).collect();
     (!rewards.is_empty()).then(|| rewards.iter().sum::<f64>() / rewards.len() as f64)
 }

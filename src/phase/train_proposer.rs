@@ -115,9 +115,7 @@ impl Night<'_> {
         match self.settings.train_proposer.objective {
             ProposerObjective::Likelihood => Objective::Likelihood,
             ProposerObjective::PolicyGradient | ProposerObjective::None => {
-                Objective::PolicyGradient(
-                    self.policy_gradient(self.settings.propose.max_tokens),
-                )
+                Objective::PolicyGradient(self.policy_gradient(self.settings.propose.max_tokens))
             }
         }
     }

@@ -165,7 +165,8 @@ fn advantages_by_group_key_equal_torch() {
         .collect();
     assert_eq!(round.cases.len(), 5 * 3);
     for case in &round.cases {
-        let found = pool::advantages(case.rule, case.key, Role::Solver, &groups, &mut Baselines::default());
+        let found =
+            pool::advantages(case.rule, case.key, Role::Solver, &groups, &mut Baselines::default());
         assert_eq!(found.len(), case.advantages.len());
         for (index, (found, expected)) in found.iter().zip(&case.advantages).enumerate() {
             let what = format!("{:?} by {:?}, group {index}", case.rule, case.key);

@@ -53,11 +53,10 @@ fn trained(archive: &Archive) {
         metrics: json!({"loss": 1.0}),
         items: vec![item],
     };
-    let (shown, played) = (TrainItem::Task { task_id: "a1".into() }, TrainItem::Rollout {
-        task_id: "a1".into(),
-        round: 0,
-        index: 1,
-    });
+    let (shown, played) = (
+        TrainItem::Task { task_id: "a1".into() },
+        TrainItem::Rollout { task_id: "a1".into(), round: 0, index: 1 },
+    );
     let steps = [step(TrainPhase::WarmStart, 0, shown), step(TrainPhase::Policy, 0, played)];
     archive.record_train_steps(&unit("policy", "1"), &steps).unwrap();
     archive.put_model_version(&adapter(1)).unwrap();

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::*;
 
 /// The versions before the present one.
-const VERSIONS: [u32; 4] = [1, 2, 3, 4];
+const VERSIONS: [u32; 5] = [1, 2, 3, 4, 5];
 
 /// A copy of the archive that a program of that version wrote.
 fn fixture(home: &Path, version: u32) -> PathBuf {
@@ -32,7 +32,7 @@ fn words(blob: &[u8]) -> Vec<[u8; 4]> {
 /// Tokens and the bits of log-probabilities by task, night, round and place in the group.
 type Sampled = BTreeMap<(String, u32, u32, u32), (Vec<u32>, Vec<u32>)>;
 
-/// Where they stand in a file of version 2 or 3, and of version 4.
+/// Where they stand in a file of version 2 or 3, and of later ones.
 const STEPS: &str = "SELECT r.task_id, r.night, r.round, r.ordinal, s.tokens, s.logprobs
     FROM rollout r JOIN step s ON s.rollout_id = r.id ORDER BY r.id, s.ordinal";
 const ROLLOUTS: &str = "SELECT r.task_id, r.night, r.round, r.ordinal, p.tokens, NULL, 0

