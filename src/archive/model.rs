@@ -321,7 +321,7 @@ impl Archive {
 }
 
 /// The versions that were live, without those that were taken back; the last one is live.
-fn live_history(tx: &Transaction<'_>) -> Result<Vec<String>, Failure> {
+pub(super) fn live_history(tx: &Transaction<'_>) -> Result<Vec<String>, Failure> {
     let mut statement = tx.prepare("SELECT model_version FROM live_change ORDER BY number")?;
     let mut history: Vec<String> = Vec::new();
     for id in statement.query_map([], |row| row.get(0))? {
@@ -335,7 +335,12 @@ fn live_history(tx: &Transaction<'_>) -> Result<Vec<String>, Failure> {
     Ok(history)
 }
 
-fn set_live(tx: &Transaction<'_>, id: &str, reason: &str, now: &str) -> Result<(), Failure> {
+pub(super) fn set_live(
+    tx: &Transaction<'_>,
+    id: &str,
+    reason: &str,
+    now: &str,
+) -> Result<(), Failure> {
     if find(tx, id)?.is_none() {
         return Err(Failure::not_found("model version", id));
     }

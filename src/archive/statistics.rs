@@ -129,7 +129,43 @@ fn group_of(row: &Row<'_>) -> rusqlite::Result<TaskGroup> {
     })
 }
 
+/// How a night's rollouts fared at tasks of the same number of hops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct HopGroup {
+    /// Passages that a question combines.
+    pub hops: u32,
+    /// Tasks that were played.
+    pub tasks: u64,
+    /// Rollouts of them.
+    pub rollouts: u64,
+    /// Those whose answer was right.
+    pub solved: u64,
+}
+
 impl ArchiveReader {
+    /// A night's rollouts by the hops of their tasks, fewest first.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn rollouts_by_hops(&self, night: u32) -> Result<Vec<HopGroup>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare(
+                "SELECT t.hops, count(DISTINCT t.id), count(*), sum(r.exact_match >= 0.5)
+                 FROM rollout r JOIN task t ON t.id = r.task_id
+                 WHERE r.night = ?1 GROUP BY t.hops ORDER BY t.hops",
+            )?;
+            let groups = statement.query_map([night], |row| {
+                let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                Ok(HopGroup {
+                    hops: row.get(0)?,
+                    tasks: count(1)?,
+                    rollouts: count(2)?,
+                    solved: count(3)?,
+                })
+            })?;
+            Ok(groups.collect::<Result<_, _>>()?)
+        })
+    }
     /// Totals by what `by` says, for groups that have tasks, in the order of their names; numbers
     /// in that of their values.
     ///

@@ -1,5 +1,8 @@
 //! `nightschool run`: the nights that were, and what each did.
 
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 use clap::Args;
 use clap::Subcommand;
 use serde_json::Map;
@@ -12,9 +15,12 @@ use super::Output;
 use super::errors::NoSuchObject;
 use super::listing::Listing;
 use super::listing::ListingArgs;
+use super::output::print;
 use super::places;
 use crate::archive::ArchiveReader;
 use crate::archive::Night;
+use crate::durable;
+use crate::phase::page;
 use crate::phase::report::Report;
 
 const COLUMNS: &[&str] = &[
@@ -39,12 +45,15 @@ const SHOWN: &[&str] =
 Examples:
   nightschool run list
   nightschool run show                # the report of the last night
-  nightschool run show 12 --json")]
+  nightschool run show 12 --json
+  nightschool run report --to night.html")]
 pub(super) enum RunCommand {
     /// List the nights, the latest first
     List(ListArgs),
     /// Show one night: its report, or how far it is
     Show(ShowArgs),
+    /// Write the report of a night as a page for the browser
+    Report(ReportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -72,11 +81,25 @@ pub(super) struct ShowArgs {
     json: Json,
 }
 
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool run report > night.html
+  nightschool run report 12 --to night-12.html")]
+pub(super) struct ReportArgs {
+    /// Its number [default: the latest that is over]
+    night: Option<u32>,
+    /// File to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
 pub(super) fn run(global: &Global, command: &RunCommand) -> anyhow::Result<()> {
     let archive = ArchiveReader::open(&places::home(global)?.archive())?;
     match command {
         RunCommand::List(args) => list(&archive, args),
         RunCommand::Show(args) => show(&archive, args),
+        RunCommand::Report(args) => report(&archive, args),
     }
 }
 
@@ -115,16 +138,35 @@ fn listed(archive: &ArchiveReader, night: &Night) -> anyhow::Result<Value> {
     }))
 }
 
+/// The night of that number, or the latest of those that `counts`.
+fn find(
+    archive: &ArchiveReader,
+    number: Option<u32>,
+    counts: impl Fn(&Night) -> bool,
+) -> anyhow::Result<Night> {
+    let mut nights = archive.nights()?.into_iter();
+    let night = match number {
+        Some(number) => nights.find(|night| night.number == number),
+        None => nights.rfind(counts),
+    };
+    night.ok_or_else(|| {
+        let which = number.map_or("no night yet".into(), |number| format!("no night {number}"));
+        NoSuchObject(format!("the archive has {which}")).into()
+    })
+}
+
+fn report(archive: &ArchiveReader, args: &ReportArgs) -> anyhow::Result<()> {
+    let night = find(archive, args.night, |night| night.report.is_some())?;
+    let page = page::render(archive, &night)
+        .with_context(|| format!("cannot make a page of night {}", night.number))?;
+    match &args.to {
+        Some(file) => Ok(durable::write_file(file, page.as_bytes())?),
+        None => print(page.trim_end()),
+    }
+}
+
 fn show(archive: &ArchiveReader, args: &ShowArgs) -> anyhow::Result<()> {
-    let nights = archive.nights()?;
-    let night = match args.night {
-        Some(number) => nights.iter().find(|night| night.number == number),
-        None => nights.last(),
-    };
-    let Some(night) = night else {
-        let which = args.night.map_or("no night yet".into(), |number| format!("no night {number}"));
-        return Err(NoSuchObject(format!("the archive has {which}")).into());
-    };
+    let night = &find(archive, args.night, |_| true)?;
     let mut value = listed(archive, night)?;
     value["settings"] = night.settings.clone();
     value["report"] = night.report.clone().unwrap_or_default();

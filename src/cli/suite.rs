@@ -23,6 +23,7 @@ use crate::durable::HomeLock;
 use crate::export;
 use crate::phase::suite;
 use crate::phase::suite::MODEL_MADE;
+use crate::phase::suite::MODEL_MADE_SEALED;
 use crate::phase::suite::SuiteReport;
 
 #[derive(Debug, Subcommand)]
@@ -100,7 +101,7 @@ fn suite_name(text: &str) -> Result<String, String> {
     if text.is_empty() || !text.chars().all(plain) {
         return Err("a name has letters, digits, - and _ only".to_string());
     }
-    if text == MODEL_MADE {
+    if [MODEL_MADE, MODEL_MADE_SEALED].contains(&text) {
         return Err("that is what a suite is called that a home makes by itself".to_string());
     }
     Ok(text.to_string())

@@ -47,6 +47,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             0.0,
             1.0,
         ),
+        ("evaluate.text_loss_rise_max", settings.evaluate.text_loss_rise_max, 0.0, 100.0),
         ("train.weight_decay", settings.train.weight_decay, 0.0, 1.0),
         ("train.clip_low", f64::from(settings.train.clip_low), 0.0, 1.0),
         ("train.clip_high", f64::from(settings.train.clip_high), 0.0, 10.0),

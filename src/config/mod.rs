@@ -132,6 +132,11 @@ pub struct Heldout {
     /// Human questions to use instead: the name of a suite that was imported, or a JSONL file of
     /// {id, question, answers[]}.
     pub suite: Option<PathBuf>,
+    /// A second suite, named the same way, that decides nothing and shows whether the first is
+    /// worn out.
+    pub sealed_suite: Option<PathBuf>,
+    /// In every how many nights it is read; 0 for never.
+    pub sealed_every: u32,
 }
 
 /// How drafts are made.
@@ -234,6 +239,10 @@ pub struct Evaluate {
     pub max_tokens: usize,
     /// Resamples of each bootstrap interval.
     pub resamples: usize,
+    /// By how many nats per token a candidate may predict general text worse than the base model.
+    pub text_loss_rise_max: f64,
+    /// Whether a live version that proves worse than the one before it gives way to that.
+    pub demote: bool,
 }
 
 /// Reads settings in layers: defaults, then each (origin, TOML text), then `key=value` flags.

@@ -20,6 +20,30 @@ pub fn mean(values: &[f64]) -> f64 {
 ///
 /// With fewer than two clusters each value is its own. The same input gives the same interval.
 pub fn interval(values: &[f64], clusters: &[&str], resamples: usize, seed: u64) -> Interval {
+    percentiles(resampled_means(values, clusters, resamples, seed, "bootstrap"))
+}
+
+/// The 95 % interval of the difference of two independent means, the first less the second; as
+/// [`interval`] otherwise.
+pub fn difference(
+    (values, clusters): (&[f64], &[&str]),
+    (less, less_clusters): (&[f64], &[&str]),
+    resamples: usize,
+    seed: u64,
+) -> Interval {
+    let means = resampled_means(values, clusters, resamples, seed, "bootstrap");
+    let less = resampled_means(less, less_clusters, resamples, seed, "bootstrap of the other");
+    percentiles(means.into_iter().zip(less).map(|(mean, less)| mean - less).collect())
+}
+
+/// Means of resamples; none for no values.
+fn resampled_means(
+    values: &[f64],
+    clusters: &[&str],
+    resamples: usize,
+    seed: u64,
+    stream: &str,
+) -> Vec<f64> {
     let mut sums: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
     for (value, cluster) in values.iter().zip(clusters) {
         let entry = sums.entry(cluster).or_default();
@@ -27,22 +51,28 @@ pub fn interval(values: &[f64], clusters: &[&str], resamples: usize, seed: u64) 
         entry.1 += 1;
     }
     let groups: Vec<(f64, usize)> = match sums.len() {
-        0 => return (0.0, 0.0),
+        0 => return Vec::new(),
         1 => values.iter().map(|value| (*value, 1)).collect(),
         _ => sums.into_values().collect(),
     };
-    let mut rng = rng::stream(seed, &["bootstrap"]);
-    let mut means: Vec<f64> = (0..resamples.max(1))
-        .map(|_| {
-            let (mut sum, mut count) = (0.0, 0);
-            for _ in 0..groups.len() {
-                let (part, n) = groups[rng.random_range(0..groups.len())];
-                sum += part;
-                count += n;
-            }
-            sum / count as f64
-        })
-        .collect();
+    let mut rng = rng::stream(seed, &[stream]);
+    let resample = |_| {
+        let (mut sum, mut count) = (0.0, 0);
+        for _ in 0..groups.len() {
+            let (part, n) = groups[rng.random_range(0..groups.len())];
+            sum += part;
+            count += n;
+        }
+        sum / count as f64
+    };
+    (0..resamples.max(1)).map(resample).collect()
+}
+
+/// The bounds between which 95 % of the means lie; zeros for none.
+fn percentiles(mut means: Vec<f64>) -> Interval {
+    if means.is_empty() {
+        return (0.0, 0.0);
+    }
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means[((means.len() - 1) as f64 * share).round() as usize];
     (at(0.025), at(0.975))

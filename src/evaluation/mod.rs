@@ -1,6 +1,7 @@
 //! Evaluation: answering a frozen suite, and deciding what goes live.
 
 pub mod bootstrap;
+pub mod general_text;
 pub mod standalone;
 
 use serde::Deserialize;
@@ -132,6 +133,40 @@ pub fn metrics(answered: &[Answered], resamples: usize, seed: u64, seconds: f64)
     }
 }
 
+/// Paired differences in F1 on the same questions, with the documents they are about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gains<'a> {
+    differences: Vec<f64>,
+    documents: Vec<&'a str>,
+}
+
+impl<'a> Gains<'a> {
+    /// Those of `later` over `earlier`, which answer the same questions in the same order.
+    pub fn of(earlier: &'a [Answered], later: &[Answered]) -> Self {
+        let pairs = earlier.iter().zip(later);
+        let (differences, documents) = pairs
+            .map(|(earlier, later)| (later.f1 - earlier.f1, earlier.source_document.as_str()))
+            .unzip();
+        Self { differences, documents }
+    }
+
+    /// Their mean.
+    pub fn mean(&self) -> f64 {
+        bootstrap::mean(&self.differences)
+    }
+
+    /// The 95 % interval of their mean, resampled by document.
+    pub fn interval(&self, resamples: usize, seed: u64) -> Interval {
+        bootstrap::interval(&self.differences, &self.documents, resamples, seed)
+    }
+
+    /// The 95 % interval of how much larger their mean is than that of others, on other questions.
+    pub fn drift(&self, others: &Self, resamples: usize, seed: u64) -> Interval {
+        let sides = [self, others].map(|of| (&of.differences[..], &of.documents[..]));
+        bootstrap::difference(sides[0], sides[1], resamples, seed)
+    }
+}
+
 /// Candidate against incumbent on the same questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -153,11 +188,9 @@ pub fn compare(
     resamples: usize,
     seed: u64,
 ) -> Comparison {
-    let differences: Vec<f64> =
-        candidate.iter().zip(incumbent).map(|(new, old)| new.f1 - old.f1).collect();
-    let clusters: Vec<&str> = candidate.iter().map(|a| a.source_document.as_str()).collect();
-    let delta = bootstrap::mean(&differences);
-    let ci = bootstrap::interval(&differences, &clusters, resamples, seed);
+    let gains = Gains::of(incumbent, candidate);
+    let delta = gains.mean();
+    let ci = gains.interval(resamples, seed);
     let promoted = ci.0 > 0.0;
     let (low, high) = (ci.0 * 100.0, ci.1 * 100.0);
     let span = format!("{:+.1} F1 points, 95 % interval {low:+.1} to {high:+.1}", delta * 100.0);

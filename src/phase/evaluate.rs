@@ -71,7 +71,11 @@ impl Night<'_> {
     }
 
     /// The stored answers of an evaluation, in the suite's order.
-    fn answered(&self, suite: &Suite, version: &ModelVersion) -> anyhow::Result<Vec<Answered>> {
+    pub(super) fn answered(
+        &self,
+        suite: &Suite,
+        version: &ModelVersion,
+    ) -> anyhow::Result<Vec<Answered>> {
         let name = self.evaluation_name(suite, version);
         let mut stored: std::collections::HashMap<String, EvaluationItem> = self
             .archive
@@ -120,12 +124,22 @@ impl Night<'_> {
                 ci: None,
             }
         } else {
-            let comparison = evaluation::compare(
+            let mut comparison = evaluation::compare(
                 &self.answered(suite, incumbent)?,
                 &self.answered(suite, candidate)?,
                 self.settings.evaluate.resamples,
                 self.settings.seed,
             );
+            let (rise, most) =
+                (self.text_loss_rise(candidate)?, self.settings.evaluate.text_loss_rise_max);
+            if comparison.promoted && rise > most {
+                comparison.promoted = false;
+                comparison.reason = format!(
+                    "it forgot too much: it predicts general text by {rise:.2} nats per token worse \
+                     than the base model, and evaluate.text_loss_rise_max is {most}; {}",
+                    comparison.reason
+                );
+            }
             Promotion {
                 night: self.number,
                 candidate: candidate.id.clone(),

@@ -40,6 +40,11 @@ impl Home {
         self.dir.join("checkpoints")
     }
 
+    /// The morning report of a night as a page.
+    pub fn page(&self, night: u32) -> PathBuf {
+        self.dir.join("reports").join(format!("night-{night:04}.html"))
+    }
+
     /// Metrics of the last training, for monitoring.
     pub fn metrics(&self) -> PathBuf {
         self.dir.join("metrics.prom")

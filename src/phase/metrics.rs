@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::guards::GuardReport;
 use super::night::Night;
 use super::selection::Counts;
 use crate::archive::TrainStep;
@@ -50,10 +51,13 @@ const SKIPPED: &str = "nightschool_train_skipped_steps_total";
 const TOKENS: &str = "nightschool_train_tokens_total";
 const LEFT_OUT: &str = "nightschool_train_left_out_groups_total";
 const STOPPED: &str = "nightschool_train_stopped";
+const TEXT_LOSS_RISE: &str = "nightschool_text_loss_rise_nats";
+const DRIFTED: &str = "nightschool_suite_drifted";
+const DEMOTIONS: &str = "nightschool_demotions_total";
 const NIGHT: &str = "nightschool_night";
 
 /// Every metric there is.
-pub const METRICS: [Metric; 21] = [
+pub const METRICS: [Metric; 24] = [
     gauge("nightschool_train_loss", "loss", "The objective's value"),
     gauge("nightschool_train_learning_rate", "learning_rate", "Learning rate"),
     gauge("nightschool_train_grad_norm", "grad_norm", "Gradient norm before clipping"),
@@ -98,6 +102,9 @@ pub const METRICS: [Metric; 21] = [
     other(TOKENS, Kind::Counter, "Tokens read by forward passes of training"),
     other(LEFT_OUT, Kind::Counter, "Groups of rollouts that were not trained on"),
     other(STOPPED, Kind::Gauge, "1 when a tripwire stopped the night's training"),
+    other(TEXT_LOSS_RISE, Kind::Gauge, "Loss of the candidate on general text above the base's"),
+    other(DRIFTED, Kind::Gauge, "1 when the last reading of the sealed suite raised the alarm"),
+    other(DEMOTIONS, Kind::Counter, "Live versions that proved worse than the one before"),
     other(NIGHT, Kind::Gauge, "Number of the night that ran last"),
 ];
 
@@ -147,6 +154,16 @@ pub(super) fn count_left_out(counts: &Counts) {
     for (reason, n) in &counts.left_out {
         metrics::counter!(LEFT_OUT, "reason" => reason.as_str()).increment(*n as u64);
     }
+}
+
+/// Shows what the guards saw.
+pub(super) fn show_guards(guards: &GuardReport) {
+    recorder();
+    metrics::gauge!(TEXT_LOSS_RISE).set(guards.text_loss_candidate - guards.text_loss_base);
+    if let Some(sealed) = &guards.sealed {
+        metrics::gauge!(DRIFTED).set(f64::from(u8::from(sealed.drifted)));
+    }
+    metrics::counter!(DEMOTIONS).increment(guards.demotions.len() as u64);
 }
 
 impl Night<'_> {

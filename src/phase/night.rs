@@ -11,13 +11,16 @@ use anyhow::Context as _;
 
 use super::home::Home;
 use super::ingest;
+use super::metrics;
 use super::open_model;
 use super::open_model::ModelContext;
 use super::open_model::OpenModel;
+use super::page;
 use super::remote;
 use super::report::Report;
 use super::retention;
 use super::suite;
+use super::suite::Suites;
 use crate::archive;
 use crate::archive::Archive;
 use crate::archive::ModelVersion;
@@ -106,9 +109,12 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
         }
         None => settings.clone(),
     };
-    let named = settings.heldout.suite.as_deref();
-    let named = named.map(|named| suite::source(&archive, home, named)).transpose()?;
-    let suite = named.or_else(|| context.suite.clone());
+    let heldout = &settings.heldout;
+    let named = |key, path: &Option<PathBuf>| {
+        path.as_deref().map(|path| suite::source(&archive, home, key, path)).transpose()
+    };
+    let suite = named("heldout.suite", &heldout.suite)?.or_else(|| context.suite.clone());
+    let sealed = named("heldout.sealed_suite", &heldout.sealed_suite)?;
     if unfinished.is_none() {
         fill_corpus(&archive, &settings, context, suite.is_some())?;
     }
@@ -123,11 +129,26 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     tidy_up(|| retention::remove_marked(home, &archive));
     let model = (model, &base, remote);
     let night = Night::open(home, &archive, number, settings, model, context)?;
-    let report = night.phases(suite.as_ref(), start)?;
+    let report = night.phases(suite.as_ref(), sealed.as_ref(), start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
+    write_page(home, &archive, number);
     tidy_up(|| retention::remove_marked(home, &archive));
     tidy_up(|| night.remove_old_checkpoints());
     Ok(report)
+}
+
+/// Writes the morning report as a page. A night is not lost because that failed: `run report` writes
+/// it again.
+fn write_page(home: &Home, archive: &Archive, number: u32) {
+    let write = || -> anyhow::Result<()> {
+        let nights = archive.nights()?;
+        let night = nights.iter().find(|night| night.number == number);
+        let page = page::render(archive, night.context("the night is gone")?)?;
+        Ok(durable::write_file(&home.page(number), page.as_bytes())?)
+    };
+    if let Err(error) = write() {
+        tracing::warn!("the morning report could not be written as a page: {error:#}");
+    }
 }
 
 /// Removes files that nothing needs. That they cannot be removed is no reason to lose a night: the
@@ -188,17 +209,26 @@ impl<'a> Night<'a> {
         })
     }
 
-    fn phases(&self, human: Option<&SuiteSource>, start: Instant) -> anyhow::Result<Report> {
-        // First: no draft may repeat a question of it.
+    fn phases(
+        &self,
+        human: Option<&SuiteSource>,
+        sealed: Option<&SuiteSource>,
+        start: Instant,
+    ) -> anyhow::Result<Report> {
+        // First: no draft may repeat a question of them.
         let human = human.map(|source| self.human_suite(source)).transpose()?;
+        let sealed = sealed.map(|source| self.human_suite(source)).transpose()?;
         self.verify_stale()?;
         self.propose_by_code()?;
-        let suite = match human {
-            Some(suite) => suite,
-            None => self.model_made_suite()?,
+        let mut suites = match human {
+            Some(open) => Suites { open, sealed: None },
+            None => self.model_made_suites()?,
         };
-        let incumbent = self.live()?;
-        self.evaluate(&suite, &incumbent)?;
+        suites.sealed = sealed.or(suites.sealed);
+        let suite = &suites.open;
+        let live = self.live()?;
+        self.evaluate(suite, &live)?;
+        let incumbent = self.demote_if_worse(suite, live)?;
         let mut policy = self.policy_at(&incumbent)?;
         self.warm_start(&incumbent, &mut policy)?;
         for round in 0..self.settings.solve.rounds as u32 {
@@ -208,12 +238,15 @@ impl<'a> Night<'a> {
         }
         let candidate = policy.version.clone();
         if candidate.id != incumbent.id {
-            self.evaluate(&suite, &candidate)?;
+            self.evaluate(suite, &candidate)?;
         }
-        self.decide(&suite, &incumbent, &candidate)?;
+        self.decide(suite, &incumbent, &candidate)?;
+        self.read_sealed(&suites)?;
         self.retain_versions()?;
+        let report = self.report(suite, start.elapsed())?;
+        metrics::show_guards(&report.guards);
         self.write_metrics(self.stop()?);
-        self.report(&suite, start.elapsed())
+        Ok(report)
     }
 
     /// The version that was live when the night began.

@@ -10,8 +10,10 @@ use comfy_table::presets;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::guards::GuardReport;
 use super::night::Night;
 use super::rounds::RoundReport;
+use crate::archive::Demotion;
 use crate::archive::Suite;
 use crate::archive::SuiteOrigin;
 use crate::archive::TrainPhase;
@@ -115,6 +117,9 @@ pub struct Report {
     pub train: TrainReport,
     /// Held-out evaluation.
     pub heldout: HeldoutReport,
+    /// What keeps the decision honest.
+    #[serde(default)]
+    pub guards: GuardReport,
     /// What was removed.
     pub retention: RetentionReport,
     /// Whether the candidate went live.
@@ -139,10 +144,8 @@ impl Night<'_> {
             .into_iter()
             .find(|promotion| promotion.night == self.number)
             .context("the night has no decision")?;
-        let version = |id: &str| {
-            self.archive.model_version(id)?.with_context(|| format!("no model version {id}"))
-        };
-        let (before, after) = (version(&promotion.incumbent)?, version(&promotion.candidate)?);
+        let (before, after) =
+            (self.version(&promotion.incumbent)?, self.version(&promotion.candidate)?);
         let measured = |version| -> anyhow::Result<Metrics> {
             let name = self.evaluation_name(suite, version);
             let evaluation = self.archive.evaluation(&name.id)?;
@@ -190,8 +193,9 @@ impl Night<'_> {
                 f1_delta: promotion.delta,
                 f1_delta_ci: promotion.ci,
             },
+            guards: self.guard_report(&after)?,
             retention,
-            live: if promotion.promoted { after.id.clone() } else { before.id },
+            live: self.archive.live_model()?.context("no live model")?.id,
             promoted: promotion.promoted,
             reason: promotion.reason,
             candidate: after.id,
@@ -246,6 +250,7 @@ impl Report {
         text.push_str(&self.training());
         text.push('\n');
         text.push_str(&self.heldout_table());
+        text.push_str(&self.guarded());
         let verdict = if self.promoted { "PROMOTED" } else { "KEPT" };
         let (live, candidate) = (&self.live, &self.candidate);
         let _ = write!(
@@ -314,6 +319,41 @@ impl Report {
         }
         if let Some(stopped) = &train.stopped {
             let _ = writeln!(text, "Training was STOPPED by a tripwire at {stopped}");
+        }
+        text
+    }
+
+    /// What the guards saw, a line each.
+    fn guarded(&self) -> String {
+        let guards = &self.guards;
+        let mut text = format!(
+            "\n\nGeneral text: loss {:.3} nats per token, base model {:.3}",
+            guards.text_loss_candidate, guards.text_loss_base
+        );
+        if let Some(sealed) = &guards.sealed {
+            let (low, high) = (sealed.drift_ci.0 * 100.0, sealed.drift_ci.1 * 100.0);
+            let _ = write!(
+                text,
+                "\nSealed suite: {} gained {:+.1} F1 points there and {:+.1} on the suite that \
+                 decides, 95 % interval of the difference {low:+.1} to {high:+.1}",
+                sealed.model_version,
+                sealed.sealed_gain * 100.0,
+                sealed.gain * 100.0,
+            );
+            if sealed.drifted {
+                text.push_str("\nALARM: the suite that decides is WORN OUT; freeze a new one");
+            }
+        }
+        for demotion in &guards.demotions {
+            let Demotion { model_version, successor, delta, ci, .. } = demotion;
+            let _ = write!(
+                text,
+                "\nDEMOTED: {model_version} proved worse than {successor}, which is live again: \
+                 {:+.1} F1 points, 95 % interval {:+.1} to {:+.1}",
+                delta * 100.0,
+                ci.0 * 100.0,
+                ci.1 * 100.0
+            );
         }
         text
     }

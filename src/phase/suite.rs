@@ -24,11 +24,25 @@ use crate::config::ConfigError;
 use crate::evaluation::Question;
 use crate::evaluation::standalone;
 use crate::export;
+use crate::rng;
 use crate::rng::content_id;
 use crate::task::Split;
 
 /// The suite that a home makes for itself.
 pub const MODEL_MADE: &str = "model-made";
+/// The one that it keeps sealed.
+pub const MODEL_MADE_SEALED: &str = "model-made-sealed";
+
+/// Of the documents set aside, one in so many is kept for the sealed suite.
+const SEALED_SHARE: u64 = 4;
+
+/// The suites of a night.
+pub(super) struct Suites {
+    /// Decides promotions.
+    pub(super) open: Suite,
+    /// Decides nothing; shows whether the other is worn out.
+    pub(super) sealed: Option<Suite>,
+}
 
 /// What an import of a suite did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,14 +121,15 @@ fn item_of(row: &Value) -> Result<SuiteItem, String> {
     Ok(SuiteItem { question_id, question, answers, source_document })
 }
 
-/// Where the questions are that `heldout.suite` names: a suite of the archive, or a file, in the
-/// home or from the present folder.
+/// Where the questions are that the setting `key` names: a suite of the archive, or a file, in
+/// the home or from the present folder.
 ///
 /// # Errors
 /// [`ConfigError`] when it is neither.
 pub(super) fn source(
     archive: &ArchiveReader,
     home: &Home,
+    key: &'static str,
     named: &Path,
 ) -> anyhow::Result<SuiteSource> {
     let suites = archive.suites()?;
@@ -137,7 +152,7 @@ pub(super) fn source(
         "is \"{name}\", which is neither a suite of this home (there are: {there}) nor a file; \
          `nightschool suite import NAME FILE` makes a suite of a file"
     );
-    Err(ConfigError::Range { key: "heldout.suite", reason }.into())
+    Err(ConfigError::Range { key, reason }.into())
 }
 
 impl Night<'_> {
@@ -152,41 +167,53 @@ impl Night<'_> {
         Ok(suite)
     }
 
-    /// Verified tasks from held-out documents, frozen once and for all.
-    pub(super) fn model_made_suite(&self) -> anyhow::Result<Suite> {
-        if let Some(frozen) = self.archive.suite(MODEL_MADE)? {
-            return Ok(frozen);
-        }
-        let filter = TaskFilter {
-            split: Some(Split::Heldout),
-            limit: Some(self.settings.heldout.questions as u32),
-            ..TaskFilter::default()
+    /// Suites of verified tasks from held-out documents, frozen once and for all.
+    pub(super) fn model_made_suites(&self) -> anyhow::Result<Suites> {
+        let open = match self.archive.suite(MODEL_MADE)? {
+            Some(frozen) => frozen,
+            None => self.freeze_model_made()?,
         };
-        let tasks = self.archive.tasks(&filter)?;
-        let items: Vec<SuiteItem> = tasks
-            .into_iter()
-            .map(|stored| {
-                let task = stored.task;
-                let passage = task.evidence.last().and_then(|id| self.passages.get(id));
-                SuiteItem {
-                    source_document: passage.map_or(String::new(), |p| p.document_id.clone()),
-                    question_id: task.id,
-                    question: task.question,
-                    answers: vec![task.answer],
-                }
-            })
-            .collect();
-        if items.is_empty() {
+        Ok(Suites { open, sealed: self.archive.suite(MODEL_MADE_SEALED)? })
+    }
+
+    fn freeze_model_made(&self) -> anyhow::Result<Suite> {
+        let filter = TaskFilter { split: Some(Split::Heldout), ..TaskFilter::default() };
+        let items = self.archive.tasks(&filter)?.into_iter().map(|stored| {
+            let task = stored.task;
+            let passage = task.evidence.last().and_then(|id| self.passages.get(id));
+            SuiteItem {
+                source_document: passage.map_or(String::new(), |p| p.document_id.clone()),
+                question_id: task.id,
+                question: task.question,
+                answers: vec![task.answer],
+            }
+        });
+        let (mut sealed, mut open): (Vec<SuiteItem>, Vec<SuiteItem>) =
+            items.partition(|item| is_sealed(&item.source_document));
+        if open.is_empty() {
+            open = std::mem::take(&mut sealed);
+        }
+        if open.is_empty() {
             anyhow::bail!(
                 "no question could be made from the documents set aside for evaluation: add more \
                  documents, raise heldout.documents, or name a file of your own questions in \
                  heldout.suite"
             );
         }
-        let suite = Suite::new(MODEL_MADE, SuiteOrigin::Model, items);
-        self.archive.freeze_suite(&suite)?;
-        Ok(suite)
+        open.truncate(self.settings.heldout.questions);
+        sealed.truncate(self.settings.heldout.questions);
+        if !sealed.is_empty() {
+            self.archive.freeze_suite(&Suite::new(MODEL_MADE_SEALED, SuiteOrigin::Model, sealed))?;
+        }
+        let open = Suite::new(MODEL_MADE, SuiteOrigin::Model, open);
+        self.archive.freeze_suite(&open)?;
+        Ok(open)
     }
+}
+
+/// Whether the questions about a held-out document are kept for the sealed suite.
+fn is_sealed(document_id: &str) -> bool {
+    rng::derive(0, &["sealed", document_id]).is_multiple_of(SEALED_SHARE)
 }
 
 fn read_items(path: &Path) -> anyhow::Result<Vec<SuiteItem>> {

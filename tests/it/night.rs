@@ -1,8 +1,10 @@
 //! Whole nights of the real program on a tiny model: they end, they go on after `kill -9`, and the
 //! end is the same.
 
+mod guards;
 mod imports;
 mod objectives;
+mod page;
 mod proposer;
 mod retention;
 mod reverify;
