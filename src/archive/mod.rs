@@ -43,6 +43,8 @@ use std::ops::Deref;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
@@ -227,6 +229,8 @@ pub struct Archive {
     reader: ArchiveReader,
     clock: Arc<dyn Clock>,
     log: Log,
+    /// Tokens that the model wrote since a unit was stored.
+    generated: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Archive {
@@ -253,7 +257,8 @@ impl Archive {
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, ArchiveError> {
         let connection = file::open_writer(path)?;
         let log = Log::of(path);
-        Ok(Self { reader: ArchiveReader { connection, path: path.to_path_buf() }, clock, log })
+        let reader = ArchiveReader { connection, path: path.to_path_buf() };
+        Ok(Self { reader, clock, log, generated: Arc::default() })
     }
 
     /// Lets the file grow to about `bytes` and no further; a write beyond that fails like one on a
@@ -343,7 +348,8 @@ impl Archive {
             }
             night::require_running(tx, unit.night)?;
             work(tx)?;
-            night::mark_done(tx, unit, &self.now())?;
+            let generated = self.generated.swap(0, Ordering::Relaxed);
+            night::mark_done(tx, unit, generated, &self.now())?;
             Ok(true)
         })
     }

@@ -1,5 +1,8 @@
 //! Nights, and the intent log that says which units of a night's work are done.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use jiff::Timestamp;
 use rusqlite::OptionalExtension;
 use rusqlite::Row;
@@ -78,9 +81,16 @@ pub(super) fn is_done(tx: &Transaction<'_>, unit: &Unit<'_>) -> Result<bool, Fai
 }
 
 /// Writes the unit's row.
-pub(super) fn mark_done(tx: &Transaction<'_>, unit: &Unit<'_>, now: &str) -> Result<(), Failure> {
-    tx.prepare_cached("INSERT INTO unit (night, phase, key, done_at) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![unit.night, unit.phase, unit.key, now])?;
+pub(super) fn mark_done(
+    tx: &Transaction<'_>,
+    unit: &Unit<'_>,
+    generated: u64,
+    now: &str,
+) -> Result<(), Failure> {
+    tx.prepare_cached(
+        "INSERT INTO unit (night, phase, key, done_at, generated) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![unit.night, unit.phase, unit.key, now, generated.cast_signed()])?;
     Ok(())
 }
 
@@ -128,6 +138,22 @@ impl ArchiveReader {
     /// [`ArchiveError`] when the file cannot be read.
     pub fn unit_done(&self, unit: &Unit<'_>) -> Result<bool, ArchiveError> {
         self.read(|tx| is_done(tx, unit))
+    }
+
+    /// Tokens that the model wrote for a night's units, those of evaluations left out.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn generated_tokens(&self, night: u32) -> Result<u64, ArchiveError> {
+        self.read(|tx| {
+            let sum: i64 = tx
+                .prepare_cached(
+                    "SELECT coalesce(sum(generated), 0) FROM unit
+                     WHERE night = ?1 AND phase NOT LIKE 'evaluate/%'",
+                )?
+                .query_row([night], |row| row.get(0))?;
+            Ok(sum.cast_unsigned())
+        })
     }
 
     /// The keys of a phase's finished units, in order of key.
@@ -185,6 +211,11 @@ impl Archive {
             }
             Ok(changed > 0)
         })
+    }
+
+    /// Counts the tokens that the model writes for the unit that is stored next.
+    pub fn generated(&self) -> Arc<AtomicU64> {
+        self.generated.clone()
     }
 
     /// Marks a unit whose results lie elsewhere (a checkpoint, an index) as done. Returns false

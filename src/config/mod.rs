@@ -97,6 +97,8 @@ pub struct Settings {
     pub verify: Verify,
     /// Training on code-made tasks before the first game.
     pub warm_start: WarmStart,
+    /// What a night may spend.
+    pub budget: Budget,
     /// How tasks are attempted.
     pub solve: Solve,
     /// How rollouts are trained on.
@@ -197,6 +199,16 @@ pub struct WarmStart {
     pub warm_up: usize,
     /// Its course from there.
     pub decay: Decay,
+}
+
+/// What a night may spend; 0 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Tokens that the model writes, evaluations left out.
+    pub generated_tokens: u64,
+    /// Those, and tokens read by forward passes of training.
+    pub tokens: u64,
 }
 
 /// How tasks are attempted.

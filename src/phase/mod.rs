@@ -6,6 +6,7 @@
 
 pub mod asked;
 pub mod backup;
+mod budget;
 pub mod curate;
 pub mod evaluate;
 mod gate;

@@ -232,7 +232,7 @@ impl<'a> Night<'a> {
         let mut policy = self.policy_at(&incumbent)?;
         self.warm_start(&incumbent, &mut policy)?;
         for round in 0..self.settings.solve.rounds as u32 {
-            if !self.play_round(round, &mut policy)? {
+            if !self.affords(round)? || !self.play_round(round, &mut policy)? {
                 break;
             }
         }

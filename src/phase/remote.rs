@@ -1,6 +1,8 @@
 //! Which engine generates in a night: the one in this process, or the servers of the settings.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 
@@ -9,10 +11,14 @@ use crate::archive::ModelKind;
 use crate::config::Role;
 use crate::config::Settings;
 use crate::inference;
+use crate::inference::Continuation;
+use crate::inference::GenerateError;
+use crate::inference::Generation;
 use crate::inference::Generator;
 use crate::inference::Remote;
 use crate::inference::Request;
 use crate::inference::Sampling;
+use crate::inference::TokenScore;
 use crate::inference::remote;
 use crate::inference::remote::Pool;
 use crate::model::Model;
@@ -32,6 +38,29 @@ pub(super) fn connect(settings: &Settings, model: &Model) -> anyhow::Result<Opti
     Ok(Some(pool))
 }
 
+/// A generator whose tokens the archive counts.
+struct Counted<G> {
+    inner: G,
+    generated: Arc<AtomicU64>,
+}
+
+impl<G: Generator> Generator for Counted<G> {
+    fn generate(&self, requests: &[Request]) -> Result<Vec<Vec<Generation>>, GenerateError> {
+        let generated = self.inner.generate(requests)?;
+        let tokens = generated.iter().flatten().map(|one| one.tokens.len() as u64).sum();
+        self.generated.fetch_add(tokens, Ordering::Relaxed);
+        Ok(generated)
+    }
+
+    fn score(&self, given: &[Continuation]) -> Result<Vec<Vec<TokenScore>>, GenerateError> {
+        self.inner.score(given)
+    }
+
+    fn model_version(&self) -> &str {
+        self.inner.model_version()
+    }
+}
+
 impl OpenModel<'_> {
     /// An engine for a stored version, with the adapter of it that plays `role` (none: the base).
     pub(super) fn generator(
@@ -41,8 +70,8 @@ impl OpenModel<'_> {
         role: Role,
     ) -> anyhow::Result<Box<dyn Generator + '_>> {
         Ok(match self.on_servers(version, role)? {
-            Some(remote) => Box::new(remote),
-            None => Box::new(self.local(adapter, version)?),
+            Some(remote) => self.counted(remote),
+            None => self.counted(self.local(adapter, version)?),
         })
     }
 
@@ -54,9 +83,13 @@ impl OpenModel<'_> {
         role: Role,
     ) -> anyhow::Result<Box<dyn Generator + '_>> {
         Ok(match self.on_servers(version, role)? {
-            Some(remote) => Box::new(remote.for_training()),
-            None => Box::new(self.local(adapter, version)?),
+            Some(remote) => self.counted(remote.for_training()),
+            None => self.counted(self.local(adapter, version)?),
         })
+    }
+
+    fn counted<'g>(&self, inner: impl Generator + 'g) -> Box<dyn Generator + 'g> {
+        Box::new(Counted { inner, generated: self.archive.generated() })
     }
 
     /// The engine of this process for a version.

@@ -110,6 +110,9 @@ pub struct Report {
     pub rollouts: u64,
     /// Share of them whose answer matched exactly.
     pub solve_rate: f64,
+    /// Tokens that the model wrote, those of evaluations left out.
+    #[serde(default)]
+    pub generated_tokens: u64,
     /// What each round brought.
     #[serde(default)]
     pub rounds: Vec<RoundReport>,
@@ -180,6 +183,7 @@ impl Night<'_> {
             origin: origin.into_iter().collect(),
             rollouts: rollouts as u64,
             solve_rate: solved as f64 / rollouts.max(1) as f64,
+            generated_tokens: self.archive.generated_tokens(self.number)?,
             rounds,
             train,
             heldout: HeldoutReport {
@@ -288,9 +292,11 @@ impl Report {
     fn training(&self) -> String {
         let train = &self.train;
         let mut text = format!(
-            "\n\nGame: {} rollouts, {:.0} % solved exactly; {} of {} groups without variance\n\
+            "\n\nGame: {} tokens written; {} rollouts, {:.0} % solved exactly; {} of {} groups \
+             without variance\n\
              Training: {} steps ({} warm start, {} solver, {} proposer), {} tokens, \
              loss {:.3} → {:.3}\n",
+            self.generated_tokens,
             self.rollouts,
             self.solve_rate * 100.0,
             train.groups_without_variance,

@@ -112,11 +112,18 @@ impl Night<'_> {
             // A proposer learns nothing from searches whose tasks make no natural question.
             (!examples.is_empty()).then_some(PlannedStep { key, number, rate, examples, items })
         });
+        let mut left = self.warm_start_budget()?;
+        let affordable = steps.take_while(|step| {
+            let tokens = step.examples.iter().map(|example| example.token_count() as u64).sum();
+            let affordable = left.is_none_or(|left| tokens <= left);
+            left = left.map(|left| left.saturating_sub(tokens));
+            affordable
+        });
         let course = Course {
             title: title.to_string(),
             phase: TrainPhase::WarmStart,
             role,
-            steps: steps.collect(),
+            steps: affordable.collect(),
             stretch: self.settings.train.checkpoint_steps,
             objective: &Objective::Likelihood,
             named: ObjectiveName::Likelihood,

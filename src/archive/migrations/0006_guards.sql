@@ -36,3 +36,6 @@ CREATE TABLE demotion (
     decided_at    TEXT NOT NULL,
     PRIMARY KEY (night, suite_id)
 ) STRICT, WITHOUT ROWID;
+
+-- Tokens that the model wrote for a unit; 0 in units from before they were counted.
+ALTER TABLE unit ADD COLUMN generated INTEGER NOT NULL DEFAULT 0;
