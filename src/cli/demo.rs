@@ -57,17 +57,25 @@ pub(super) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<()> {
     let mut flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
     flags.extend(args.seed.map(|seed| format!("seed={seed}")));
     let settings = places::settings(global, &home, &layers, &flags)?;
-    let corpus = find_corpus(args.corpus.as_deref())?;
-    let bundled = SuiteSource { name: "bundled".to_string(), questions: corpus.join(QUESTIONS) };
+    let (sources, suite) = bundled(args.corpus.as_deref())?;
     let context = NightContext {
         model: ModelContext { cache: places::cache()?, interrupt: interrupt::install()? },
-        sources: DOCUMENTS.iter().map(|documents| corpus.join(documents)).collect(),
-        suite: Some(bundled),
+        sources,
+        suite: Some(suite),
         clock: Arc::new(SystemClock),
     };
     let report = night::run(&home, &settings, &context)?;
     Output::new(args.json.json)
         .show(&report, || format!("{}\n\n{}", report.render().trim_end(), what_next(&home)))
+}
+
+/// The bundled documents and the questions about some of them, in the folder that is given or else
+/// found.
+pub(super) fn bundled(given: Option<&Path>) -> anyhow::Result<(Vec<PathBuf>, SuiteSource)> {
+    let corpus = find_corpus(given)?;
+    let documents = DOCUMENTS.iter().map(|documents| corpus.join(documents)).collect();
+    let questions = corpus.join(QUESTIONS);
+    Ok((documents, SuiteSource { name: "bundled".to_string(), questions }))
 }
 
 fn what_next(home: &Home) -> String {

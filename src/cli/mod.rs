@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 pub mod errors;
 mod eval;
+mod experiment;
 mod help;
 mod init;
 mod interrupt;
@@ -113,6 +114,9 @@ enum Command {
     Status(status::StatusArgs),
     /// Measure a model, with or without an adapter, on a file of questions
     Eval(eval::EvalCliArgs),
+    /// See whether a method helps: arms at equal cost, over several seeds
+    #[command(subcommand)]
+    Experiment(experiment::ExperimentCommand),
     /// Measure parts of the program
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -134,6 +138,7 @@ impl Command {
             Self::Task(command) => command.only_looks(),
             Self::Suite(command) => command.only_looks(),
             Self::Archive(command) => command.only_looks(),
+            Self::Experiment(command) => command.only_looks(),
             Self::Run(_) | Self::Train(_) | Self::Status(_) | Self::Doctor(_) => true,
             _ => false,
         }
@@ -189,6 +194,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(command) => train::run(global, &command),
         Command::Status(args) => status::run(global, &args),
         Command::Eval(args) => eval::run(global, &args),
+        Command::Experiment(command) => experiment::run(global, &command),
         Command::Bench(command) => bench::run(global, &command),
         Command::Doctor(args) => doctor::run(global, &args),
         Command::Completions(args) => completions::run(&args),

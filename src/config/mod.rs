@@ -4,6 +4,7 @@
 //! `nightschool.toml` overrides what it names, and `--set section.key=value` overrides both.
 
 mod check;
+pub mod experiment;
 mod inference;
 mod locate;
 mod methods;

@@ -44,6 +44,9 @@ pub struct Train {
     pub weight_decay: f64,
     /// Groups per optimiser step.
     pub groups: usize,
+    /// Whether the rewards of a round are dealt out again at random before they are looked at: the
+    /// control of an experiment, from which nothing can be learnt.
+    pub permute_rewards: bool,
     /// Which rollouts are compared with each other.
     pub group_key: GroupKey,
     /// How their rewards become advantages.

@@ -36,6 +36,42 @@ pub fn difference(
     percentiles(means.into_iter().zip(less).map(|(mean, less)| mean - less).collect())
 }
 
+/// The 95 % interval of the mean over runs and values, both drawn again: runs, such as seeds, and
+/// clusters of values. `runs[r][i]` is value i of run r, `clusters[i]` its cluster, the same in all
+/// runs.
+pub fn interval_over_runs(
+    runs: &[Vec<f64>],
+    clusters: &[&str],
+    resamples: usize,
+    seed: u64,
+) -> Interval {
+    let mut members: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (value, cluster) in clusters.iter().enumerate() {
+        members.entry(cluster).or_default().push(value);
+    }
+    // sums[r][c]: of a run over a cluster.
+    let sums: Vec<Vec<f64>> = runs
+        .iter()
+        .map(|run| members.values().map(|of| of.iter().map(|i| run[*i]).sum()).collect())
+        .collect();
+    let sizes: Vec<usize> = members.values().map(Vec::len).collect();
+    if runs.is_empty() || sizes.is_empty() {
+        return (0.0, 0.0);
+    }
+    let mut rng = rng::stream(seed, &["bootstrap over runs"]);
+    let resample = |_| {
+        let drawn: Vec<usize> = runs.iter().map(|_| rng.random_range(0..runs.len())).collect();
+        let (mut sum, mut count) = (0.0, 0);
+        for _ in 0..sizes.len() {
+            let cluster = rng.random_range(0..sizes.len());
+            sum += drawn.iter().map(|run| sums[*run][cluster]).sum::<f64>();
+            count += sizes[cluster] * drawn.len();
+        }
+        sum / count as f64
+    };
+    percentiles((0..resamples.max(1)).map(resample).collect())
+}
+
 /// Means of resamples; none for no values.
 fn resampled_means(
     values: &[f64],

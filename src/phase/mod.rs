@@ -9,6 +9,7 @@ pub mod backup;
 mod budget;
 pub mod curate;
 pub mod evaluate;
+pub mod experiment;
 mod gate;
 mod guards;
 pub mod health;

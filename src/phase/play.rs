@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rand::seq::SliceRandom as _;
+
 use super::metrics;
 use super::night::Night;
 use super::policy::Policy;
@@ -190,7 +192,11 @@ impl Night<'_> {
         baselines: &mut Baselines,
     ) -> anyhow::Result<Vec<ChosenGroup>> {
         let mut by_task: BTreeMap<String, Vec<StoredRollout>> = BTreeMap::new();
-        for stored in self.archive.rollouts_in(self.number, round)? {
+        let mut rollouts = self.archive.rollouts_in(self.number, round)?;
+        if self.settings.train.permute_rewards {
+            self.permute_rewards(round, &mut rollouts);
+        }
+        for stored in rollouts {
             by_task.entry(stored.rollout.task_id.clone()).or_default().push(stored);
         }
         let groups = tasks.iter().filter_map(|task| {
@@ -206,6 +212,15 @@ impl Night<'_> {
             self.score_before_update(Role::Solver, examples, policy)?;
         }
         Ok(chosen)
+    }
+
+    /// Deals the rewards out again; what is stored stays as it is.
+    fn permute_rewards(&self, round: u32, rollouts: &mut [StoredRollout]) {
+        let mut rewards: Vec<f32> = rollouts.iter().map(|stored| stored.score.reward).collect();
+        rewards.shuffle(&mut rng::stream(self.seed(), &["permuted", &round.to_string()]));
+        for (stored, reward) in rollouts.iter_mut().zip(rewards) {
+            stored.score.reward = reward;
+        }
     }
 
     fn counts_key(&self, round: u32) -> String {
