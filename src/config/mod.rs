@@ -10,6 +10,7 @@ mod locate;
 mod methods;
 mod remote;
 mod retention;
+mod reward;
 mod roles;
 mod train;
 mod train_proposer;
@@ -32,6 +33,9 @@ pub use self::methods::GroupKey;
 pub use self::methods::ObjectiveName;
 pub use self::remote::Remote;
 pub use self::retention::Retention;
+pub use self::reward::AnswerReward;
+pub use self::reward::CutOff;
+pub use self::reward::Reward;
 pub use self::roles::AdapterSlot;
 pub use self::roles::Adapters;
 pub use self::roles::Role;
@@ -102,6 +106,8 @@ pub struct Settings {
     pub budget: Budget,
     /// How tasks are attempted.
     pub solve: Solve,
+    /// What a rollout is worth.
+    pub reward: Reward,
     /// How rollouts are trained on.
     pub train: Train,
     /// How the proposer is trained on what became of its drafts.

@@ -19,13 +19,16 @@ use crate::archive::StoredTask;
 use crate::archive::TrainPhase;
 use crate::config::ObjectiveName;
 use crate::config::Order;
+use crate::config::ProtocolName;
 use crate::config::ProposerObjective;
 use crate::config::Role;
 use crate::curriculum::Entry;
 use crate::curriculum::Learnability;
 use crate::curriculum::Sampler;
 use crate::progress::Progress;
+use crate::protocol::blocks;
 use crate::reward;
+use crate::reward::Turns;
 use crate::rng;
 use crate::rollout::Rollout;
 use crate::rollout::Score;
@@ -142,7 +145,7 @@ impl Night<'_> {
                     .zip(groups)
                     .flat_map(|(task, group)| {
                         group.into_iter().map(|rollout| {
-                            let score = reward::score(&rollout, &task.answer);
+                            let score = self.score(&rollout, task);
                             (rollout, score)
                         })
                     })
@@ -153,6 +156,17 @@ impl Night<'_> {
             progress.advance((tasks.len() * self.settings.solve.rollouts) as u64);
         }
         Ok(())
+    }
+
+    fn score(&self, rollout: &Rollout, task: &Task) -> Score {
+        let turns = match self.settings.solve.protocol {
+            ProtocolName::ScriptedSearch => Turns::default(),
+            ProtocolName::Blocks => {
+                let (malformed, repeated) = blocks::faults(&rollout.steps, &self.model.tokenizer);
+                Turns { malformed, repeated }
+            }
+        };
+        reward::score(rollout, &task.answer, turns, &self.settings.reward)
     }
 
     /// Trains proposer and solver on what the round brought, in the order of the settings.
@@ -204,7 +218,7 @@ impl Night<'_> {
             Some(PlayedGroup { hops: task.evidence.len(), rollouts })
         });
         let train = &self.settings.train;
-        let (mut chosen, counts) = selection::select(train, groups.collect(), baselines);
+        let (mut chosen, counts) = selection::select(train, &self.settings.reward, groups.collect(), baselines);
         self.archive.put_meta(&self.counts_key(round), &serde_json::to_string(&counts)?)?;
         metrics::count_left_out(&counts);
         if train.objective == ObjectiveName::PolicyGradient {
@@ -307,7 +321,7 @@ impl Night<'_> {
             stretch: 1,
             objective,
             named: train.objective,
-            about: RoundStatistics::of(&rollouts).recorded(),
+            about: RoundStatistics::of(&rollouts, &self.settings.reward).recorded(),
         })
     }
 

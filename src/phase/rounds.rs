@@ -37,7 +37,7 @@ impl Night<'_> {
     fn round_report(&self, round: u32) -> anyhow::Result<RoundReport> {
         let proposals = self.archive.proposals(self.number, round..=round)?;
         let rollouts = self.archive.rollouts_in(self.number, round)?;
-        let statistics = RoundStatistics::of(&rollouts);
+        let statistics = RoundStatistics::of(&rollouts, &self.settings.reward);
         let solved = rollouts.iter().filter(|stored| stored.score.exact_match >= 0.5).count();
         Ok(RoundReport {
             drafts: proposals.len(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::archive::StoredRollout;
 use crate::archive::TrainItem;
 use crate::config::ObjectiveName;
+use crate::config::Reward;
 use crate::config::Role;
 use crate::config::Train;
 use crate::reward;
@@ -89,6 +90,7 @@ pub struct ChosenGroup {
 /// order of `groups`, and how many do not.
 pub fn select(
     train: &Train,
+    reward: &Reward,
     groups: Vec<PlayedGroup>,
     baselines: &mut Baselines,
 ) -> (Vec<ChosenGroup>, Counts) {
@@ -96,7 +98,7 @@ pub fn select(
     let mut leave_out = |reason| *counts.left_out.entry(reason).or_default() += 1;
     let mut usable = Vec::new();
     for group in groups {
-        match usable_of(group) {
+        match usable_of(group, reward) {
             Ok(group) => usable.push(group),
             Err(reason) => leave_out(reason),
         }
@@ -123,8 +125,8 @@ pub fn select(
 }
 
 /// The group with those rollouts that count.
-fn usable_of(mut group: PlayedGroup) -> Result<PlayedGroup, LeftOut> {
-    group.rollouts.retain(|stored| reward::counts(&stored.rollout));
+fn usable_of(mut group: PlayedGroup, settings: &Reward) -> Result<PlayedGroup, LeftOut> {
+    group.rollouts.retain(|stored| reward::counts(&stored.rollout, settings));
     let prompt = |stored: &StoredRollout| {
         stored.rollout.steps.first().map(|step| step.tokens.clone()).unwrap_or_default()
     };

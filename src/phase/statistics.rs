@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::archive::StoredRollout;
+use crate::config::Reward;
 use crate::reward;
 
 /// Measures over a round's rollouts, recorded with every step that is trained on them.
@@ -22,7 +23,7 @@ pub(super) struct RoundStatistics {
 
 impl RoundStatistics {
     /// Those of one round's rollouts.
-    pub(super) fn of(rollouts: &[StoredRollout]) -> Self {
+    pub(super) fn of(rollouts: &[StoredRollout], settings: &Reward) -> Self {
         let n = rollouts.len().max(1) as f64;
         let mean =
             |value: &dyn Fn(&StoredRollout) -> f64| rollouts.iter().map(value).sum::<f64>() / n;
@@ -32,7 +33,7 @@ impl RoundStatistics {
         let mut by_task: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
         for stored in rollouts {
             let rewards = by_task.entry(&stored.rollout.task_id).or_default();
-            if reward::counts(&stored.rollout) {
+            if reward::counts(&stored.rollout, settings) {
                 rewards.push(stored.score.reward);
             }
         }

@@ -77,6 +77,21 @@ pub fn parse(text: &str) -> Action {
     }
 }
 
+/// How many of the model's turns were malformed, and how many searched for what had been searched
+/// for before.
+pub fn faults(steps: &[Step], tokenizer: &Tokenizer) -> (u32, u32) {
+    let mut asked = HashSet::new();
+    let (mut malformed, mut repeated) = (0, 0);
+    for step in steps.iter().filter(|step| step.owner == Owner::Model) {
+        match parse(&tokenizer.decode(&step.tokens)) {
+            Action::Malformed => malformed += 1,
+            Action::Search(query) if !asked.insert(query.to_lowercase()) => repeated += 1,
+            Action::Search(_) | Action::Answer(_) => {}
+        }
+    }
+    (malformed, repeated)
+}
+
 /// Passages as an information block. Tags in their text are defused, so that a document cannot
 /// end the block or pose as the model.
 pub fn information(passages: &[Passage]) -> String {

@@ -29,6 +29,7 @@ use nightschool::protocol::Reader;
 use nightschool::protocol::blocks;
 use nightschool::retrieval::LexicalIndex;
 use nightschool::reward;
+use nightschool::reward::Turns;
 use nightschool::rng;
 use nightschool::rollout::Owner;
 use nightschool::rollout::StopReason;
@@ -289,13 +290,85 @@ fn rollouts_keep_tokens_owners_and_what_was_found() {
     assert_eq!(group[0].model_tokens(), " Tycho Brahe".len());
     assert_eq!(group[0].steps[0].tokens, script.seen()[0].prompt, "token in, token out");
 
-    let scores: Vec<f32> =
-        group.iter().map(|rollout| reward::score(rollout, &task().answer).reward).collect();
+    let worth = reward_settings(&[]);
+    let score = |rollout| reward::score(rollout, &task().answer, Turns::default(), &worth);
+    let scores: Vec<f32> = group.iter().map(|rollout| score(rollout).reward).collect();
     assert_eq!(scores, [1.0, 0.0, 0.0]);
-    assert!(reward::counts(&group[0]));
+    assert!(reward::counts(&group[0], &worth));
     let mut cut = group[0].clone();
     cut.stop = StopReason::Length;
-    assert!(!reward::counts(&cut), "a cut-off rollout has no place in its group");
+    assert!(!reward::counts(&cut, &worth), "a cut-off rollout has no place in its group");
+    assert!(reward::counts(&cut, &reward_settings(&["reward.cut_off=zero"])));
+}
+
+fn reward_settings(flags: &[&str]) -> config::Reward {
+    let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+    config::load(&[], &flags).unwrap().reward
+}
+
+#[test]
+fn a_rollout_is_worth_its_answer_and_how_it_came_to_it() {
+    let tokenizer = support::default_model().tokenizer;
+    let said = |turns: &[&str], answer: Option<&str>| {
+        let steps = turns.iter().flat_map(|text| {
+            let step = |owner, text: &str| {
+                let tokens = tokenizer.encode(text);
+                let logprobs = if owner == Owner::Model { vec![-1.0; tokens.len()] } else { vec![] };
+                Step { owner, tokens, logprobs }
+            };
+            [step(Owner::Model, text), step(Owner::Tool, "<search>not the model's</search>")]
+        });
+        Rollout {
+            task_id: "t".into(),
+            index: 0,
+            model_version: "base".into(),
+            steps: steps.collect(),
+            queries: Vec::new(),
+            retrieved: Vec::new(),
+            answer: answer.map(String::from),
+            stop: StopReason::StopString,
+        }
+    };
+    let right = said(
+        &["hm", "<search>a</search>", "<search>A</search>", "<answer>Tycho Brahe</answer>"],
+        Some("Tycho Brahe"),
+    );
+    let half = said(&["<answer>Tycho</answer>"], Some("Tycho"));
+    let wrong = said(&["<search>a</search>", "<answer>no</answer>"], Some("no"));
+    let rambling = said(&["hm", "hm", "<answer>no</answer>"], Some("no"));
+    let silent = said(&["<search>a</search>"], None);
+    let flags = ["reward.format=0.1", "reward.malformed=0.2", "reward.repeated_search=0.05"];
+    let shaped = reward_settings(&flags);
+    let exact = reward_settings(&["reward.answer=exact_match"]);
+    for (rollout, faults, expected) in [
+        (&right, (1, 1), [1.0, 0.75]),
+        (&half, (0, 0), [0.0, 2.0 / 3.0]),
+        (&wrong, (0, 0), [0.0, 0.1]),
+        (&rambling, (2, 0), [0.0, 0.0]),
+        (&silent, (0, 0), [0.0, 0.0]),
+    ] {
+        let (malformed, repeated) = blocks::faults(&rollout.steps, &tokenizer);
+        assert_eq!((malformed, repeated), faults);
+        for (settings, expected) in [&exact, &shaped].into_iter().zip(expected) {
+            let turns = Turns { malformed, repeated };
+            let reward = reward::score(rollout, "Tycho Brahe", turns, settings).reward;
+            assert!((reward - expected).abs() < 1e-6, "{reward} for {expected}");
+        }
+    }
+}
+
+#[test]
+fn an_interval_over_runs_is_wide_where_runs_disagree() {
+    let documents = ["a", "a", "b", "c"];
+    let same = vec![vec![1.0, 1.0, 0.0, 1.0]; 3];
+    let (low, high) = bootstrap::interval_over_runs(&same, &documents, 2000, 1);
+    assert!(low < 0.75 && high == 1.0, "{low} {high}");
+    let alone = bootstrap::interval_over_runs(&[vec![0.5; 4]], &documents, 2000, 1);
+    assert_eq!(alone, (0.5, 0.5));
+    let differing = [vec![1.0; 4], vec![0.0; 4], vec![0.5; 4]];
+    let (low, high) = bootstrap::interval_over_runs(&differing, &documents, 2000, 1);
+    assert!(low < 0.2 && high > 0.8, "{low} {high}: no document differs, the runs do");
+    assert_eq!(bootstrap::interval_over_runs(&[], &[], 2000, 1), (0.0, 0.0));
 }
 
 /// A model that searches in its first turn, and answers with what it was asked in the second. Its

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use nightschool::archive::StoredRollout;
 use nightschool::config;
 use nightschool::config::Train;
+use nightschool::phase::selection;
 use nightschool::phase::selection::ChosenGroup;
 use nightschool::phase::selection::Counts;
 use nightschool::phase::selection::LeftOut;
 use nightschool::phase::selection::PlayedGroup;
-use nightschool::phase::selection::select;
 use nightschool::rollout::Owner;
 use nightschool::rollout::Rollout;
 use nightschool::rollout::Score;
@@ -23,6 +23,14 @@ const PROMPT: [u32; 3] = [7, 8, 9];
 fn train(flags: &[&str]) -> Train {
     let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_string()).collect();
     config::load(&[], &flags).unwrap().train
+}
+
+fn select(
+    train: &Train,
+    groups: Vec<PlayedGroup>,
+    baselines: &mut Baselines,
+) -> (Vec<ChosenGroup>, Counts) {
+    selection::select(train, &config::load(&[], &[]).unwrap().reward, groups, baselines)
 }
 
 /// A rollout that wrote token `index` and then was given a passage.
