@@ -231,8 +231,17 @@ fn points(value: f64, ci: (f64, f64)) -> String {
     format!("{:+.1} ({:+.1} to {:+.1})", value * 100.0, ci.0 * 100.0, ci.1 * 100.0)
 }
 
-const HEADER: [&str; 9] =
-    ["arm", "runs", "EM", "F1", "EM less baseline", "F1 less baseline", "written", "read", "minutes"];
+const HEADER: [&str; 9] = [
+    "arm",
+    "runs",
+    "EM",
+    "F1",
+    "EM less baseline",
+    "F1 less baseline",
+    "written",
+    "read",
+    "minutes",
+];
 
 /// An arm's row; tokens and minutes are means over its runs.
 fn row(arm: &ArmResult) -> Vec<String> {

@@ -23,6 +23,9 @@ use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
 use crate::trainer::optimizer::AdamW;
 
+/// Tokens of a paragraph of general text that are read at most.
+const PARAGRAPH: usize = 64;
+
 /// What the guards saw in a night.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardReport {
@@ -172,7 +175,7 @@ impl Night<'_> {
             .iter()
             .filter_map(|paragraph| {
                 let tokens = self.model.tokenizer.encode(&paragraph.text);
-                let (first, rest) = tokens.split_first()?;
+                let (first, rest) = tokens.get(..PARAGRAPH).unwrap_or(&tokens).split_first()?;
                 let branch = Branch {
                     tokens: rest.to_vec(),
                     owned: vec![true; rest.len()],

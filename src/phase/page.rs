@@ -7,6 +7,7 @@ use minijinja::AutoEscape;
 use minijinja::Environment;
 use minijinja::Value;
 use minijinja::context;
+use minijinja::value::Serde;
 use serde::Serialize;
 
 use super::plots;
@@ -48,13 +49,13 @@ pub fn render(archive: &ArchiveReader, night: &Night) -> anyhow::Result<String> 
     environment.add_filter("points", |share: f64| format!("{:+.1}", share * 100.0));
     environment.add_template("page.html", TEMPLATE)?;
     let page = environment.get_template("page.html")?.render(context! {
-        report => report,
+        report => Value::from(Serde(&report)),
         finished_at => night.finished_at.map(|at| format!("{at:.0}")),
         heldout => heldout(archive, night)?,
         training => training(archive, night.number)?,
-        rejections => rejections(&report),
-        shares => shares(&rollouts),
-        hops => archive.rollouts_by_hops(night.number)?,
+        rejections => Value::from(Serde(rejections(&report))),
+        shares => Value::from(Serde(shares(&rollouts))),
+        hops => Value::from(Serde(archive.rollouts_by_hops(night.number)?)),
         examples => examples(archive, night.number)?,
     })?;
     Ok(page)

@@ -19,8 +19,8 @@ use crate::archive::StoredTask;
 use crate::archive::TrainPhase;
 use crate::config::ObjectiveName;
 use crate::config::Order;
-use crate::config::ProtocolName;
 use crate::config::ProposerObjective;
+use crate::config::ProtocolName;
 use crate::config::Role;
 use crate::curriculum::Entry;
 use crate::curriculum::Learnability;
@@ -218,7 +218,8 @@ impl Night<'_> {
             Some(PlayedGroup { hops: task.evidence.len(), rollouts })
         });
         let train = &self.settings.train;
-        let (mut chosen, counts) = selection::select(train, &self.settings.reward, groups.collect(), baselines);
+        let (mut chosen, counts) =
+            selection::select(train, &self.settings.reward, groups.collect(), baselines);
         self.archive.put_meta(&self.counts_key(round), &serde_json::to_string(&counts)?)?;
         metrics::count_left_out(&counts);
         if train.objective == ObjectiveName::PolicyGradient {

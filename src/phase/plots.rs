@@ -12,16 +12,16 @@ const COLOURS: [RGBColor; 4] =
 
 /// A line of a plot.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Series {
+pub(super) struct Series {
     /// What it shows.
-    pub name: String,
+    pub(super) name: String,
     /// Its points, from left to right. Those with a coordinate that is not finite are left out.
-    pub points: Vec<(f64, f64)>,
+    pub(super) points: Vec<(f64, f64)>,
 }
 
 impl Series {
     /// A line of that name.
-    pub fn new(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+    pub(super) fn new(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let finite = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite();
         Self { name: name.to_string(), points: points.into_iter().filter(finite).collect() }
     }
@@ -31,7 +31,11 @@ impl Series {
 ///
 /// # Errors
 /// When it cannot be drawn.
-pub fn lines(x_name: &str, y_name: &str, series: &[Series]) -> anyhow::Result<Option<String>> {
+pub(super) fn lines(
+    x_name: &str,
+    y_name: &str,
+    series: &[Series],
+) -> anyhow::Result<Option<String>> {
     let points = || series.iter().flat_map(|series| &series.points);
     if points().next().is_none() {
         return Ok(None);
@@ -56,7 +60,10 @@ pub fn lines(x_name: &str, y_name: &str, series: &[Series]) -> anyhow::Result<Op
             .draw()?;
         for (series, colour) in series.iter().zip(COLOURS.iter().cycle()) {
             chart
-                .draw_series(LineSeries::new(series.points.iter().copied(), colour.stroke_width(2)))?
+                .draw_series(LineSeries::new(
+                    series.points.iter().copied(),
+                    colour.stroke_width(2),
+                ))?
                 .label(&series.name)
                 .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
             // A line of one point would not be seen.
@@ -76,10 +83,9 @@ pub fn lines(x_name: &str, y_name: &str, series: &[Series]) -> anyhow::Result<Op
 
 /// What an axis shows: all values and a little more.
 fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (low, high) =
-        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-            (low.min(value), high.max(value))
-        });
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
     let margin = if high > low { (high - low) * 0.05 } else { low.abs().max(1.0) * 0.1 };
     low - margin..high + margin
 }

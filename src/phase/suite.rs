@@ -203,7 +203,11 @@ impl Night<'_> {
         open.truncate(self.settings.heldout.questions);
         sealed.truncate(self.settings.heldout.questions);
         if !sealed.is_empty() {
-            self.archive.freeze_suite(&Suite::new(MODEL_MADE_SEALED, SuiteOrigin::Model, sealed))?;
+            self.archive.freeze_suite(&Suite::new(
+                MODEL_MADE_SEALED,
+                SuiteOrigin::Model,
+                sealed,
+            ))?;
         }
         let open = Suite::new(MODEL_MADE, SuiteOrigin::Model, open);
         self.archive.freeze_suite(&open)?;

@@ -32,6 +32,8 @@ use nightschool::reward;
 use nightschool::reward::Turns;
 use nightschool::rng;
 use nightschool::rollout::Owner;
+use nightschool::rollout::Rollout;
+use nightschool::rollout::Step;
 use nightschool::rollout::StopReason;
 use nightschool::solver::Solver;
 use nightschool::task::AnswerKind;
@@ -308,12 +310,14 @@ fn reward_settings(flags: &[&str]) -> config::Reward {
 
 #[test]
 fn a_rollout_is_worth_its_answer_and_how_it_came_to_it() {
-    let tokenizer = support::default_model().tokenizer;
+    let model = support::default_model();
+    let tokenizer = &model.tokenizer;
     let said = |turns: &[&str], answer: Option<&str>| {
         let steps = turns.iter().flat_map(|text| {
             let step = |owner, text: &str| {
                 let tokens = tokenizer.encode(text);
-                let logprobs = if owner == Owner::Model { vec![-1.0; tokens.len()] } else { vec![] };
+                let logprobs =
+                    if owner == Owner::Model { vec![-1.0; tokens.len()] } else { vec![] };
                 Step { owner, tokens, logprobs }
             };
             [step(Owner::Model, text), step(Owner::Tool, "<search>not the model's</search>")]
@@ -347,7 +351,7 @@ fn a_rollout_is_worth_its_answer_and_how_it_came_to_it() {
         (&rambling, (2, 0), [0.0, 0.0]),
         (&silent, (0, 0), [0.0, 0.0]),
     ] {
-        let (malformed, repeated) = blocks::faults(&rollout.steps, &tokenizer);
+        let (malformed, repeated) = blocks::faults(&rollout.steps, tokenizer);
         assert_eq!((malformed, repeated), faults);
         for (settings, expected) in [&exact, &shaped].into_iter().zip(expected) {
             let turns = Turns { malformed, repeated };

@@ -5,11 +5,8 @@
 mod results;
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
-
-use anyhow::Context as _;
 
 pub use self::results::ArmResult;
 pub use self::results::Difference;
@@ -19,7 +16,6 @@ pub use self::results::results;
 use super::home::Home;
 use super::night;
 use super::night::NightContext;
-use crate::archive::Archive;
 use crate::archive::ArchiveReader;
 use crate::archive::NightState;
 use crate::config::Settings;

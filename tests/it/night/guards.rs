@@ -61,7 +61,8 @@ fn the_sealed_suite_is_read_when_it_is_due_and_asks_about_other_documents() {
     };
     let (open, sealed) = (documents("model-made"), documents("model-made-sealed"));
     assert!(!sealed.is_empty() && open.is_disjoint(&sealed));
-    let text = String::from_utf8(school.command(&["run", "show"]).output().unwrap().stdout).unwrap();
+    let text =
+        String::from_utf8(school.command(&["run", "show"]).output().unwrap().stdout).unwrap();
     assert!(text.contains("Sealed suite: ") && text.contains("General text: loss"), "{text}");
 }
 
@@ -84,7 +85,8 @@ fn a_live_version_that_proves_worse_gives_way_to_the_one_before_it() {
     assert_eq!(demotion["successor"], base.as_str());
     assert!(demotion["ci"][1].as_f64().unwrap() < 0.0);
     assert_eq!((&report["live"], &report["candidate"]), (&base.clone().into(), &base.into()));
-    let text = String::from_utf8(school.command(&["run", "show"]).output().unwrap().stdout).unwrap();
+    let text =
+        String::from_utf8(school.command(&["run", "show"]).output().unwrap().stdout).unwrap();
     assert!(text.contains("DEMOTED: night1-warm proved worse than"), "{text}");
     school.archive().check().unwrap();
 }
