@@ -180,6 +180,22 @@ pub struct Comparison {
     pub reason: String,
 }
 
+impl Comparison {
+    /// The same, unless the candidate predicts general text by more than `most` nats per token
+    /// worse than the base model: then it is not promoted, however much better it answers.
+    pub fn unless_forgot(mut self, rise: f64, most: f64) -> Self {
+        if self.promoted && rise > most {
+            self.promoted = false;
+            self.reason = format!(
+                "it forgot too much: it predicts general text by {rise:.2} nats per token worse \
+                 than the base model, and evaluate.text_loss_rise_max is {most}; {}",
+                self.reason
+            );
+        }
+        self
+    }
+}
+
 /// Decides by the lower bound of the paired 95 % bootstrap interval of F1, resampled by source
 /// document. Both lists answer the same questions in the same order.
 pub fn compare(

@@ -124,22 +124,15 @@ impl Night<'_> {
                 ci: None,
             }
         } else {
-            let mut comparison = evaluation::compare(
+            let (rise, most) =
+                (self.text_loss_rise(candidate)?, self.settings.evaluate.text_loss_rise_max);
+            let comparison = evaluation::compare(
                 &self.answered(suite, incumbent)?,
                 &self.answered(suite, candidate)?,
                 self.settings.evaluate.resamples,
                 self.settings.seed,
-            );
-            let (rise, most) =
-                (self.text_loss_rise(candidate)?, self.settings.evaluate.text_loss_rise_max);
-            if comparison.promoted && rise > most {
-                comparison.promoted = false;
-                comparison.reason = format!(
-                    "it forgot too much: it predicts general text by {rise:.2} nats per token worse \
-                     than the base model, and evaluate.text_loss_rise_max is {most}; {}",
-                    comparison.reason
-                );
-            }
+            )
+            .unless_forgot(rise, most);
             Promotion {
                 night: self.number,
                 candidate: candidate.id.clone(),

@@ -551,6 +551,11 @@ fn only_a_sure_gain_is_promoted() {
     assert!(!evaluation::compare(&low, &low, 1000, 1).promoted);
     let metrics = evaluation::metrics(&low, 1000, 1, 2.0);
     assert_eq!((metrics.n, metrics.tokens, metrics.answer_in_retrieved), (40, 120, 0.5));
+    let kept = better.clone().unless_forgot(0.4, 0.5);
+    assert_eq!(kept, better);
+    let forgot = better.unless_forgot(0.6, 0.5);
+    assert!(!forgot.promoted && forgot.reason.contains("forgot too much"), "{forgot:?}");
+    assert_eq!(luck.clone().unless_forgot(0.6, 0.5), luck, "it was not promoted anyway");
 }
 
 proptest! {

@@ -19,21 +19,18 @@ const BREAK: [&str; 4] = [
 ];
 
 #[test]
-fn a_better_version_that_forgot_how_to_write_does_not_go_live() {
-    let learn = |most: &str| {
-        let school = School::counting();
-        let setting = format!("evaluate.text_loss_rise_max={most}");
-        school.finish_with(&[&LEARN[..], &[setting.as_str()]].concat())
-    };
-    let report = learn("0.1");
-    assert_eq!(report["promoted"], false, "{report:#}");
-    let reason = report["reason"].as_str().unwrap();
-    assert!(reason.contains("forgot too much") && reason.contains("better on"), "{reason}");
+fn what_training_does_to_general_text_is_measured_before_a_version_goes_live() {
+    let school = School::counting();
+    // Its base says little but digits, so that anything it learns makes it better at English.
+    let report = school.finish_with(&[&LEARN[..], &["evaluate.text_loss_rise_max=0"]].concat());
+    assert_eq!(report["promoted"], true, "{report:#}");
     let loss = |of: &str| report["guards"][of].as_f64().unwrap();
-    assert!(loss("text_loss_candidate") > loss("text_loss_base") + 0.1);
-    // A byte of 257, and the model does not know English.
-    assert!((4.0..9.0).contains(&loss("text_loss_base")), "{}", loss("text_loss_base"));
-    assert_eq!(learn("100")["promoted"], true);
+    let (base, candidate) = (loss("text_loss_base"), loss("text_loss_candidate"));
+    // ln 257 is the loss of one that knows nothing.
+    assert!(base > 257_f64.ln() && (1.0..base).contains(&candidate), "{base} {candidate}");
+    let stored = school.json(&["archive", "sql", "SELECT count(*), min(tokens) FROM text_loss"]);
+    assert_eq!(stored["rows"][0]["count(*)"], 2, "{stored:#}");
+    assert_eq!(stored["rows"][0]["min(tokens)"], 36 * 63, "{stored:#}");
 }
 
 #[test]
@@ -52,7 +49,7 @@ fn the_sealed_suite_is_read_when_it_is_due_and_asks_about_other_documents() {
     assert_eq!(sealed["model_version"], first["live"]);
     // All that can be learnt here helps everywhere.
     assert_eq!(sealed["drifted"], false, "{sealed:#}");
-    assert!(sealed["sealed_gain"].as_f64().unwrap() > 0.5, "{sealed:#}");
+    assert!(sealed["sealed_gain"].as_f64().unwrap() > 0.2, "{sealed:#}");
     let documents = |suite: &str| {
         let suite = school.json(&["suite", "show", suite]);
         let questions = suite["questions"].as_array().unwrap().clone();
@@ -84,7 +81,8 @@ fn a_live_version_that_proves_worse_gives_way_to_the_one_before_it() {
     assert_eq!(demotion["model_version"], "night1-warm");
     assert_eq!(demotion["successor"], base.as_str());
     assert!(demotion["ci"][1].as_f64().unwrap() < 0.0);
-    assert_eq!((&report["live"], &report["candidate"]), (&base.clone().into(), &base.into()));
+    assert_eq!(report["live"], base.as_str(), "and training went on from there");
+    assert_eq!(report["candidate"], "night3-warm");
     let text =
         String::from_utf8(school.command(&["run", "show"]).output().unwrap().stdout).unwrap();
     assert!(text.contains("DEMOTED: night1-warm proved worse than"), "{text}");

@@ -73,14 +73,18 @@ fn the_proposer_is_trained_as_often_and_in_the_order_that_the_settings_say() {
         school.finish_with(&[&PLAY[..], settings].concat());
         let worth = |rounds| {
             let proposals = school.archive().proposals(1, rounds).unwrap();
-            proposals.iter().filter(|one| one.reward.is_some()).count()
+            let rewards: Vec<f32> = proposals.iter().filter_map(|one| one.reward).collect();
+            // Without a difference nothing is learnt from a comparison; an average may still move.
+            let compared = settings.contains(&"train_proposer.group_key=round");
+            let differ = rewards.iter().any(|reward| *reward != rewards[0]);
+            if compared && !differ { 0 } else { rewards.len() }
         };
         let expected = match every {
             0 => 0,
             1 => worth(0..=0).div_ceil(8) + worth(1..=1).div_ceil(8),
             _ => worth(0..=1).div_ceil(8),
         };
-        assert!(every == 0 || expected >= 4);
+        assert!(every == 0 || expected >= 2);
         assert_eq!(steps_of(&school).len(), expected, "{settings:?}");
     }
     let school = School::asking();
