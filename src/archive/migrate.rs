@@ -14,7 +14,7 @@ use super::value;
 use crate::rollout::Step;
 
 /// How many migrations there are: the schema version this program reads and writes.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 
 /// All of them; a released one never changes.
 fn all() -> Migrations<'static> {
@@ -26,6 +26,7 @@ fn all() -> Migrations<'static> {
             .foreign_key_check(),
         M::up_with_hook(include_str!("migrations/0005_suites_and_imports.sql"), to_version_5),
         M::up(include_str!("migrations/0006_proposals.sql")).foreign_key_check(),
+        M::up(include_str!("migrations/0007_curriculum.sql")),
     ])
 }
 

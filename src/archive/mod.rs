@@ -6,6 +6,7 @@
 //! unit is in the archive whole or not at all, and storing it again changes nothing. See
 //! `docs/archive.md` for the tables.
 
+mod balance;
 pub mod bench;
 mod check;
 mod compare;
@@ -18,6 +19,7 @@ mod evaluation;
 mod export;
 mod file;
 mod forget;
+mod group;
 mod import;
 mod lineage;
 mod listing;
@@ -30,6 +32,7 @@ mod query;
 mod readable;
 mod repair;
 mod rollout;
+mod standing;
 mod statistics;
 mod task;
 mod trace;
@@ -49,6 +52,8 @@ use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
+pub use self::balance::BalanceDecision;
+pub use self::balance::BalanceSample;
 pub use self::check::Affected;
 pub use self::check::Finding;
 pub use self::check::FindingKind;
@@ -81,6 +86,7 @@ pub use self::export::Attempt;
 pub use self::export::PlacedPassage;
 pub use self::export::TaskRecord;
 pub use self::forget::Removal;
+pub use self::group::FinishedGroup;
 pub use self::import::DocumentStanding;
 pub use self::import::IMPORTED;
 pub use self::import::Imported;
@@ -109,6 +115,7 @@ pub use self::repair::Loss;
 pub use self::repair::Repair;
 pub use self::repair::repair;
 pub use self::rollout::StoredRollout;
+pub use self::standing::StandingChange;
 pub use self::statistics::TaskGroup;
 pub use self::statistics::TaskGrouping;
 pub use self::task::Band;

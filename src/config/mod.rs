@@ -3,7 +3,9 @@
 //! `schedules/nightly.toml` holds the defaults with a comment for each key; a home's
 //! `nightschool.toml` overrides what it names, and `--set section.key=value` overrides both.
 
+mod balance;
 mod check;
+mod curriculum;
 mod inference;
 mod locate;
 mod methods;
@@ -20,6 +22,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use self::balance::Balance;
+pub use self::curriculum::Admit;
+pub use self::curriculum::Curriculum;
+pub use self::curriculum::SamplerName;
 pub use self::inference::DeviceName;
 pub use self::inference::Inference;
 pub use self::inference::KvType;
@@ -97,8 +103,12 @@ pub struct Settings {
     pub verify: Verify,
     /// Training on code-made tasks before the first game.
     pub warm_start: WarmStart,
+    /// Which tasks are attempted, and which attempts are trained on.
+    pub curriculum: Curriculum,
     /// How tasks are attempted.
     pub solve: Solve,
+    /// How temperature and threshold are chosen.
+    pub balance: Balance,
     /// How rollouts are trained on.
     pub train: Train,
     /// How the proposer is trained on what became of its drafts.

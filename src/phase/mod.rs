@@ -6,6 +6,7 @@
 
 pub mod asked;
 pub mod backup;
+mod balance;
 pub mod curate;
 pub mod evaluate;
 mod gate;
@@ -16,6 +17,7 @@ pub mod ingest;
 pub mod metrics;
 pub mod night;
 pub mod open_model;
+mod pick;
 pub mod play;
 mod policy;
 pub mod propose;
@@ -25,6 +27,7 @@ pub mod retention;
 mod reverify;
 mod rounds;
 pub mod selection;
+mod start;
 mod statistics;
 pub mod suite;
 pub mod train;

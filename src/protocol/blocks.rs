@@ -48,6 +48,19 @@ pub struct Conversation {
     pub stop: StopReason,
 }
 
+impl Conversation {
+    /// One that begins with these tokens, which the model did not write.
+    pub fn with(prompt: Vec<u32>) -> Self {
+        Self {
+            steps: vec![tool_step(prompt)],
+            queries: Vec::new(),
+            retrieved: Vec::new(),
+            answer: None,
+            stop: StopReason::Length,
+        }
+    }
+}
+
 /// What a turn of the model asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -115,25 +128,20 @@ pub fn instruction(question: &str) -> String {
     )
 }
 
-/// Runs one conversation from `prompt`, looking queries up with `search`.
+/// Runs one conversation from where it has `begun`, looking queries up with `search`; those that it
+/// knows are not searched again.
 ///
 /// # Errors
 /// When generation or a search fails; a malformed or cut-off turn is an outcome, not an error.
 pub fn converse<E: From<GenerateError>>(
     generator: &dyn Generator,
     tokenizer: &Tokenizer,
-    prompt: Vec<u32>,
+    begun: Conversation,
     limits: &Limits,
     mut search: impl FnMut(&str) -> Result<Vec<Passage>, E>,
 ) -> Result<Conversation, E> {
-    let mut talk = Conversation {
-        steps: vec![tool_step(prompt)],
-        queries: Vec::new(),
-        retrieved: Vec::new(),
-        answer: None,
-        stop: StopReason::Length,
-    };
-    let mut asked = HashSet::new();
+    let mut talk = begun;
+    let mut asked: HashSet<String> = talk.queries.iter().map(|q| q.to_lowercase()).collect();
     for turn in 0..limits.turns {
         let so_far = talk.steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
         let request = Request {
@@ -144,7 +152,9 @@ pub fn converse<E: From<GenerateError>>(
         };
         let generations = match generator.generate(&[request]) {
             // It has outgrown the model: cut off, like a turn that is too long.
-            Err(GenerateError::TooLong { .. } | GenerateError::NoMemory { .. }) if turn > 0 => {
+            Err(GenerateError::TooLong { .. } | GenerateError::NoMemory { .. })
+                if turn > 0 || !talk.queries.is_empty() =>
+            {
                 break;
             }
             other => other?,

@@ -179,6 +179,7 @@ fn rollout(task: &str, index: u32, solved: bool) -> (Rollout, Score) {
         retrieved: vec!["p1".into(), "p2".into()],
         answer: solved.then(|| "1889".to_string()),
         stop: if solved { StopReason::StopString } else { StopReason::Length },
+        start: None,
     };
     let grade = f32::from(u8::from(solved));
     (rollout, Score { exact_match: grade, f1: grade * 0.9, reward: grade * 0.1 })
