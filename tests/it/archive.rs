@@ -2,6 +2,7 @@
 
 mod care;
 mod crash;
+mod curriculum;
 mod damage;
 pub(crate) mod durability;
 mod files;
