@@ -97,11 +97,11 @@ impl ArchiveReader {
     /// [`ArchiveError`] when the file cannot be read.
     pub fn finished_groups(&self) -> Result<Vec<FinishedGroup>, ArchiveError> {
         self.read(|tx| {
-            // An index has all of it that is not a start.
+            // That index has all that is asked of rollouts, which are long.
             let mut statement = tx.prepare(&format!(
                 "SELECT r.task_id, r.night, r.round, r.model_version, r.stop, r.exact_match,
                         r.reward, {START}
-                 FROM rollout r LEFT JOIN group_start g
+                 FROM rollout r INDEXED BY rollout_outcome LEFT JOIN group_start g
                      ON g.task_id = r.task_id AND g.night = r.night AND g.round = r.round
                  ORDER BY r.task_id, r.night, r.round"
             ))?;

@@ -35,7 +35,8 @@ impl Night<'_> {
         let all = settings.temperatures.len() * tasks.len() * settings.samples;
         let progress = Progress::start(&format!("temperatures, round {}", round + 1), all as u64);
         let version = &policy.version.id;
-        let generator = self.generator(Some(policy.adapter(Role::Solver)), version, Role::Solver)?;
+        let generator =
+            self.generator(Some(policy.adapter(Role::Solver)), version, Role::Solver)?;
         for (place, temperature) in settings.temperatures.iter().enumerate() {
             let solve = Solve {
                 temperature: *temperature as f32,

@@ -174,8 +174,7 @@ impl Night<'_> {
             active.into_values().filter(|stored| !others.contains(&stored.task.id)).collect();
         let entries: Vec<Entry> = free.iter().map(|stored| self.entry(stored, &groups)).collect();
         let sampler = curriculum::sampler(settings);
-        let choice =
-            sampler.pick(&entries, n - picked.len(), &mut self.picks_rng("picks", round));
+        let choice = sampler.pick(&entries, n - picked.len(), &mut self.picks_rng("picks", round));
         let chosen = choice.places.iter().map(|place| entries[*place].task_id.as_str());
         picked.extend(chosen.map(|id| Pick::of(id, PickReason::Sampled)));
         Ok(Picks {
@@ -194,7 +193,7 @@ impl Night<'_> {
 
     /// A task as the sampler sees it.
     fn entry(&self, stored: &StoredTask, groups: &Groups) -> Entry {
-        let latest = groups.get(&stored.task.id).into_iter().flatten();
+        let mut latest = groups.get(&stored.task.id).into_iter().flatten();
         let latest = latest.rfind(|group| group.start.is_none());
         Entry {
             task_id: stored.task.id.clone(),

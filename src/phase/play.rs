@@ -72,12 +72,7 @@ impl Night<'_> {
         Ok(true)
     }
 
-    fn roll_out(
-        &self,
-        round: u32,
-        instances: &[Instance],
-        policy: &Policy,
-    ) -> anyhow::Result<()> {
+    fn roll_out(&self, round: u32, instances: &[Instance], policy: &Policy) -> anyhow::Result<()> {
         let phase = format!("solve/{round}");
         let (adapter, version) = (policy.adapter(Role::Solver), &policy.version.id);
         let generator = self.rollout_generator(Some(adapter), version, Role::Solver)?;

@@ -43,10 +43,14 @@ impl Night<'_> {
         }
         let free = active.iter().filter(|(id, _)| !taken.contains(**id));
         let sources: Vec<(&StoredTask, &FinishedGroup)> = free
-            .flat_map(|(id, stored)| groups.get(*id).into_iter().flatten().map(|one| (*stored, one)))
+            .flat_map(|(id, stored)| {
+                groups.get(*id).into_iter().flatten().map(move |one| (*stored, one))
+            })
             .collect();
-        let entries: Vec<Entry> =
-            sources.iter().map(|(stored, source)| self.start_entry(stored, source, groups)).collect();
+        let entries: Vec<Entry> = sources
+            .iter()
+            .map(|(stored, source)| self.start_entry(stored, source, groups))
+            .collect();
         let sampler = curriculum::sampler(&self.settings.curriculum);
         let round = round.to_string();
         let mut rng = rng::stream(self.seed(), &["starts", &round]);

@@ -35,11 +35,17 @@ fn start(kind: StartKind, depth: u32, round: u32, index: u32) -> Start {
 /// A group of two in a round, with their start and what they were shown.
 fn group(start: Option<Start>, shown: &str) -> Vec<(Rollout, Score)> {
     [rollout("t1", 0, true), rollout("t1", 1, false)]
-        .map(|(rollout, score)| (Rollout { start, retrieved: vec![shown.into()], ..rollout }, score))
+        .map(|(rollout, score)| {
+            (Rollout { start, retrieved: vec![shown.into()], ..rollout }, score)
+        })
         .to_vec()
 }
 
-fn play(archive: &Archive, round: u32, rollouts: &[(Rollout, Score)]) -> Result<bool, ArchiveError> {
+fn play(
+    archive: &Archive,
+    round: u32,
+    rollouts: &[(Rollout, Score)],
+) -> Result<bool, ArchiveError> {
     let key = round.to_string();
     archive.record_rollouts(&unit("solve", &key), round, &sampling(), rollouts)
 }
@@ -64,10 +70,7 @@ fn rollouts_say_where_they_began() {
     let starts: Vec<_> = detail.rollouts.iter().map(|stored| stored.rollout.start).collect();
     let (improve, diverge) =
         (start(StartKind::Improve, 1, 0, 0), start(StartKind::Diverge, 2, 1, 1));
-    assert_eq!(
-        starts,
-        [None, None, Some(improve), Some(improve), Some(diverge), Some(diverge)]
-    );
+    assert_eq!(starts, [None, None, Some(improve), Some(improve), Some(diverge), Some(diverge)]);
     let groups = archive.finished_groups().unwrap();
     assert_eq!(groups.len(), 3);
     let first = FinishedGroup {
@@ -89,7 +92,7 @@ fn rollouts_say_where_they_began() {
         .prepare(
             "EXPLAIN QUERY PLAN SELECT r.task_id, r.night, r.round, r.model_version, r.stop,
                  r.exact_match, r.reward, g.kind
-             FROM rollout r LEFT JOIN group_start g
+             FROM rollout r INDEXED BY rollout_outcome LEFT JOIN group_start g
                  ON g.task_id = r.task_id AND g.night = r.night AND g.round = r.round
              ORDER BY r.task_id, r.night, r.round",
         )

@@ -15,7 +15,7 @@ const TASKS: usize = 64;
 /// Tasks of a round, rollouts of each, rounds.
 const PICKED: usize = 8;
 const GROUP: usize = 8;
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 45;
 /// What a group teaches at most, and how far it reaches, in tasks.
 const RATE: f64 = 1.5;
 const REACH: f64 = 3.0;
@@ -24,7 +24,7 @@ const REACH: f64 = 3.0;
 /// something.
 fn learn(sampler: &dyn Sampler, seed: u64) -> (f64, f64) {
     let mut rng = rng::stream(seed, &["line"]);
-    let mut logits: Vec<f64> = (0..TASKS).map(|i| 3.0 - 9.0 * i as f64 / 63.0).collect();
+    let mut logits: Vec<f64> = (0..TASKS).map(|i| 3.0 - 10.0 * i as f64 / 63.0).collect();
     let mut measured: Vec<Option<Measured>> = vec![None; TASKS];
     let mut taught = 0;
     for _ in 0..ROUNDS {
@@ -77,6 +77,7 @@ fn choosing_by_score_teaches_more_than_chance_and_than_shuffled_scores() {
     let permuted = mean(&exit(40.0, true));
     let weak = mean(&exit(1.0, false));
     let told = format!("uniform {uniform:?}, exit {chosen:?}, permuted {permuted:?}, κ=1 {weak:?}");
+    // 0.75 against 0.69 and 0.68; a seed's standard deviation is 0.02.
     assert!(chosen.0 > uniform.0 + 0.03, "{told}");
     assert!(chosen.0 > permuted.0 + 0.03, "{told}");
     assert!(chosen.1 > uniform.1 + 0.03, "more groups teach something: {told}");

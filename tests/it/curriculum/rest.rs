@@ -48,14 +48,20 @@ fn tasks_that_nobody_solves_are_parked_and_come_back() {
     assert_eq!(change(2, None, &[(1, 0, 0), (1, 1, 0)], None), parked);
     // What an older version solved does not count.
     let long_ago = [(1, 0, 4), (2, 0, 0), (2, 1, 0), (3, 0, 0)];
-    assert_eq!(change(4, None, &long_ago, None), to(Standing::Parked, StandingReason::Unsolved, 12, 0));
+    assert_eq!(
+        change(4, None, &long_ago, None),
+        to(Standing::Parked, StandingReason::Unsolved, 12, 0)
+    );
     assert_eq!(change(4, None, &long_ago[..3], None), None, "it is one of the latest three");
 
     let at = since(Standing::Parked, 2, 0);
     let groups = [(1, 0, 0), (1, 1, 0)];
     assert_eq!(change(4, at, &groups, Some(1)), None);
     assert_eq!(change(5, at, &groups, None), to(Standing::Active, StandingReason::RetryDue, 0, 0));
-    assert_eq!(change(3, at, &groups, Some(2)), to(Standing::Active, StandingReason::Promoted, 0, 0));
+    assert_eq!(
+        change(3, at, &groups, Some(2)),
+        to(Standing::Active, StandingReason::Promoted, 0, 0)
+    );
     // It begins anew: the attempts from before do not park it again.
     let back = since(Standing::Active, 5, 0);
     assert_eq!(change(5, back, &[(1, 0, 0), (1, 1, 0), (5, 0, 0)], None), None);
