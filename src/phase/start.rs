@@ -16,9 +16,7 @@ use crate::config::ProtocolName;
 use crate::curriculum;
 use crate::curriculum::Entry;
 use crate::protocol::blocks;
-use crate::protocol::blocks::Action;
 use crate::rng;
-use crate::rollout::Owner;
 use crate::rollout::Rollout;
 use crate::rollout::Start;
 use crate::rollout::StartKind;
@@ -116,7 +114,7 @@ impl Night<'_> {
         let diverges = rng.random::<f64>() < self.settings.curriculum.diverge_probability;
         let (kind, steps) = match self.settings.solve.protocol {
             ProtocolName::Blocks => {
-                let cuts = self.cuts(&stored.rollout);
+                let cuts = blocks::cuts(&self.model.tokenizer, &stored.rollout.steps);
                 (StartKind::Continue, cuts.choose(rng).map(|steps| *steps as u32))
             }
             ProtocolName::ScriptedSearch if diverges => (StartKind::Diverge, None),
@@ -135,31 +133,9 @@ impl Night<'_> {
             ProtocolName::ScriptedSearch => {
                 rollout.answer.is_some() && !rollout.stop.is_cut() && !rollout.retrieved.is_empty()
             }
-            ProtocolName::Blocks => !self.cuts(rollout).is_empty(),
+            ProtocolName::Blocks => !blocks::cuts(&self.model.tokenizer, &rollout.steps).is_empty(),
         };
         there && fit
-    }
-
-    /// Where a conversation in blocks can be cut: numbers of steps that end with what was found.
-    fn cuts(&self, rollout: &Rollout) -> Vec<usize> {
-        let searches = |turn: usize| {
-            let step = &rollout.steps[turn];
-            step.owner == Owner::Model && self.query(&step.tokens).is_some()
-        };
-        let first = (1..rollout.steps.len()).find(|turn| searches(*turn));
-        let ends = |turn: &usize| rollout.steps[*turn].owner == Owner::Tool;
-        (first.unwrap_or(rollout.steps.len())..rollout.steps.len())
-            .filter(ends)
-            .map(|turn| turn + 1)
-            .collect()
-    }
-
-    /// What the model searched for in a turn.
-    fn query(&self, tokens: &[u32]) -> Option<String> {
-        match blocks::parse(&self.model.tokenizer.decode(tokens)) {
-            Action::Search(query) => Some(query),
-            Action::Answer(_) | Action::Malformed => None,
-        }
     }
 
     /// What happened before a start; none where the rollout, or something that it was shown, has
@@ -172,18 +148,11 @@ impl Night<'_> {
         let mut rollout = stored.rollout;
         let passages = rollout.retrieved.iter().map(|id| self.passages.get(id).cloned());
         let Some(passages) = passages.collect::<Option<Vec<Passage>>>() else { return Ok(None) };
-        if let Some(steps) = start.steps {
-            let steps = (steps as usize).min(rollout.steps.len());
-            // Those of the turns that go are asked, and found, anew.
-            let again = rollout.steps[steps..].iter().filter(|step| step.owner == Owner::Model);
-            let again: Vec<String> = again.filter_map(|step| self.query(&step.tokens)).collect();
-            let kept: Vec<String> = rollout.steps[1..steps]
-                .iter()
-                .filter(|step| step.owner == Owner::Model)
-                .filter_map(|step| self.query(&step.tokens))
-                .collect();
-            rollout.queries.retain(|query| kept.contains(query) || !again.contains(query));
-            rollout.steps.truncate(steps);
+        if let Some(kept) = start.steps {
+            let kept = kept as usize;
+            let (tokenizer, queries) = (&self.model.tokenizer, rollout.queries);
+            rollout.queries = blocks::queries_until(tokenizer, &rollout.steps, kept, queries);
+            rollout.steps.truncate(kept);
         }
         Ok(Some(History {
             start,

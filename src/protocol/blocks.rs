@@ -90,6 +90,41 @@ pub fn parse(text: &str) -> Action {
     }
 }
 
+/// What the model searched for in a step, if it did.
+fn query_of(tokenizer: &Tokenizer, step: &Step) -> Option<String> {
+    match parse(&tokenizer.decode(&step.tokens)) {
+        Action::Search(query) if step.owner == Owner::Model => Some(query),
+        Action::Search(_) | Action::Answer(_) | Action::Malformed => None,
+    }
+}
+
+/// Where a conversation can be cut, so that another goes on from there: numbers of steps from its
+/// beginning that hold a search and end with what the program said.
+pub fn cuts(tokenizer: &Tokenizer, steps: &[Step]) -> Vec<usize> {
+    let turns = steps.iter().enumerate().skip(1);
+    let searched = turns.clone().find(|(_, step)| query_of(tokenizer, step).is_some());
+    let Some((first, _)) = searched else { return Vec::new() };
+    let ends = turns.filter(|(at, step)| *at > first && step.owner == Owner::Tool);
+    ends.map(|(at, _)| at + 1).collect()
+}
+
+/// Of a conversation's `queries` those that were asked in its first `kept` steps, or before it
+/// began.
+pub fn queries_until(
+    tokenizer: &Tokenizer,
+    steps: &[Step],
+    kept: usize,
+    mut queries: Vec<String>,
+) -> Vec<String> {
+    let (before, after) = steps.split_at(kept.min(steps.len()));
+    let asked = |steps: &[Step]| -> Vec<String> {
+        steps.iter().filter_map(|step| query_of(tokenizer, step)).collect()
+    };
+    let (before, after) = (asked(before), asked(after));
+    queries.retain(|query| before.contains(query) || !after.contains(query));
+    queries
+}
+
 /// Passages as an information block. Tags in their text are defused, so that a document cannot
 /// end the block or pose as the model.
 pub fn information(passages: &[Passage]) -> String {
