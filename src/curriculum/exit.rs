@@ -7,6 +7,7 @@ use rand::seq::SliceRandom;
 use super::sampler::Choice;
 use super::sampler::Entry;
 use super::sampler::Sampler;
+use super::sampler::Scored;
 use super::sampler::Spread;
 use crate::config::Curriculum;
 use crate::rng::Rng;
@@ -67,16 +68,18 @@ impl Exit {
 
     /// The scores that entries are drawn by. One that was measured a > `stale_after` nights ago
     /// is worth w S + (1 − w) S̄ with w = `stale_after` / a, S̄ the mean of all that were measured.
-    pub fn scores(&self, entries: &[Entry]) -> Vec<f64> {
+    pub fn scores(&self, entries: &[Entry]) -> Vec<Scored> {
         let measured: Vec<f64> =
             entries.iter().filter_map(|entry| Some(entry.measured?.variance)).collect();
         let mean = measured.iter().sum::<f64>() / measured.len().max(1) as f64;
         let of = |entry: &Entry| match entry.measured {
-            None => self.unplayed_score,
-            Some(latest) if latest.nights_ago <= self.stale_after => latest.variance,
+            None => Scored { score: self.unplayed_score, estimated: true },
+            Some(latest) if latest.nights_ago <= self.stale_after => {
+                Scored { score: latest.variance, estimated: latest.estimated }
+            }
             Some(latest) => {
                 let kept = f64::from(self.stale_after) / f64::from(latest.nights_ago);
-                kept * latest.variance + (1.0 - kept) * mean
+                Scored { score: kept * latest.variance + (1.0 - kept) * mean, estimated: true }
             }
         };
         entries.iter().map(of).collect()
@@ -84,20 +87,20 @@ impl Exit {
 
     /// The entries that can be drawn by score, best first, with their scores: of equal ones those
     /// whose group is the latest.
-    fn buffer(&self, entries: &[Entry], rng: &mut Rng) -> Vec<(usize, f64)> {
-        let scores = self.scores(entries);
+    fn buffer(&self, entries: &[Entry], scores: &[Scored], rng: &mut Rng) -> Vec<(usize, f64)> {
         let mut ranked: Vec<(usize, u64)> =
             (0..entries.len()).map(|place| (place, rng.random())).collect();
         let age = |place: usize| entries[place].measured.map_or(u32::MAX, |one| one.nights_ago);
         ranked.sort_by(|(a, draw_a), (b, draw_b)| {
             scores[*b]
-                .total_cmp(&scores[*a])
+                .score
+                .total_cmp(&scores[*a].score)
                 .then(age(*a).cmp(&age(*b)))
                 .then(draw_a.cmp(draw_b))
                 .then(a.cmp(b))
         });
         ranked.truncate(self.capacity);
-        let mut kept: Vec<f64> = ranked.iter().map(|(place, _)| scores[*place]).collect();
+        let mut kept: Vec<f64> = ranked.iter().map(|(place, _)| scores[*place].score).collect();
         if self.permuted {
             kept.shuffle(rng);
         }
@@ -107,7 +110,8 @@ impl Exit {
 
 impl Sampler for Exit {
     fn pick(&self, entries: &[Entry], n: usize, rng: &mut Rng) -> Choice {
-        let mut buffer = self.buffer(entries, rng);
+        let scores = self.scores(entries);
+        let mut buffer = self.buffer(entries, &scores, rng);
         let known = entries.iter().filter(|entry| entry.measured.is_some()).count();
         if known < self.min_buffer {
             buffer.clear();
@@ -148,6 +152,7 @@ impl Sampler for Exit {
             taken[place] = true;
             places.push(place);
         }
-        Choice { places, spread }
+        let scores = places.iter().map(|place| scores[*place]).collect();
+        Choice { places, scores, spread }
     }
 }

@@ -18,6 +18,7 @@ pub use self::sampler::Entry;
 pub use self::sampler::Learnability;
 pub use self::sampler::Measured;
 pub use self::sampler::Sampler;
+pub use self::sampler::Scored;
 pub use self::sampler::Spread;
 pub use self::sampler::Uniform;
 pub use self::sampler::sampler;

@@ -2,6 +2,8 @@
 
 use rand::Rng as _;
 use rand::seq::SliceRandom;
+use serde::Deserialize;
+use serde::Serialize;
 
 use super::exit::Exit;
 use crate::config::Curriculum;
@@ -39,8 +41,19 @@ pub struct Measured {
 pub struct Choice {
     /// Places among the entries, all different, in the order in which they were chosen.
     pub places: Vec<usize>,
+    /// Their scores, in the same order; empty where the sampler scores nothing.
+    pub scores: Vec<Scored>,
     /// What they were drawn from; none where nothing was drawn but the best taken.
     pub spread: Option<Spread>,
+}
+
+/// What an entry is drawn by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// The score, from 0 to ¼.
+    pub score: f64,
+    /// Whether it is an estimate: the entry has no group of its own, or an old one.
+    pub estimated: bool,
 }
 
 /// How widely a distribution over entries is spread.
@@ -77,7 +90,7 @@ impl Sampler for Uniform {
         let mut places: Vec<usize> = (0..entries.len()).collect();
         places.shuffle(rng);
         places.truncate(n);
-        Choice { places, spread: Spread::even(entries.len()) }
+        Choice { places, spread: Spread::even(entries.len()), ..Choice::default() }
     }
 }
 
@@ -108,6 +121,7 @@ impl Sampler for Learnability {
         scored.sort_by(|a, b| {
             b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.total_cmp(&a.2)).then(a.3.cmp(b.3))
         });
-        Choice { places: scored.into_iter().take(n).map(|one| one.4).collect(), spread: None }
+        let places = scored.into_iter().take(n).map(|one| one.4).collect();
+        Choice { places, ..Choice::default() }
     }
 }

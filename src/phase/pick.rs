@@ -17,6 +17,7 @@ use crate::curriculum;
 use crate::curriculum::Entry;
 use crate::curriculum::Measured;
 use crate::curriculum::Played;
+use crate::curriculum::Scored;
 use crate::curriculum::Since;
 use crate::curriculum::places;
 use crate::rng;
@@ -48,6 +49,8 @@ pub(super) struct Pick {
     pub(super) reason: PickReason,
     /// Where its rollouts begin.
     pub(super) start: Option<Start>,
+    /// What it, or its start, was drawn by, where the sampler draws by score.
+    pub(super) scored: Option<Scored>,
     /// At which share of solved attempts it came to rest; of one that rests.
     pub(super) solved_then: Option<f64>,
 }
@@ -72,7 +75,8 @@ pub(super) struct Picks {
 impl Pick {
     /// One that begins with its question.
     pub(super) fn of(task_id: &str, reason: PickReason) -> Self {
-        Self { task_id: task_id.to_string(), reason, start: None, solved_then: None }
+        let task_id = task_id.to_string();
+        Self { task_id, reason, start: None, scored: None, solved_then: None }
     }
 }
 
@@ -175,8 +179,10 @@ impl Night<'_> {
         let entries: Vec<Entry> = free.iter().map(|stored| self.entry(stored, &groups)).collect();
         let sampler = curriculum::sampler(settings);
         let choice = sampler.pick(&entries, n - picked.len(), &mut self.picks_rng("picks", round));
-        let chosen = choice.places.iter().map(|place| entries[*place].task_id.as_str());
-        picked.extend(chosen.map(|id| Pick::of(id, PickReason::Sampled)));
+        picked.extend(choice.places.iter().enumerate().map(|(drawn, place)| Pick {
+            scored: choice.scores.get(drawn).copied(),
+            ..Pick::of(&entries[*place].task_id, PickReason::Sampled)
+        }));
         Ok(Picks {
             sampler: settings.sampler,
             eligible: choice.spread.map(|spread| spread.eligible),

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::night::Night;
+use super::pick::Pick;
 use super::pick::PickReason;
 use super::pick::Picks;
 use super::statistics::RoundStatistics;
@@ -53,6 +54,8 @@ pub struct CurriculumReport {
     pub new: usize,
     /// Tasks that the sampler chose.
     pub sampled: usize,
+    /// Groups, of tasks and of starts, that were drawn by an estimated score.
+    pub estimated: usize,
     /// Groups that asked for a better answer than an earlier one.
     pub improved: usize,
     /// Groups that asked for another answer than an earlier one.
@@ -151,6 +154,7 @@ impl Night<'_> {
 
 fn curriculum_report(picks: Picks, rollouts: &[StoredRollout]) -> CurriculumReport {
     let count = |reason| picks.tasks.iter().filter(|pick| pick.reason == reason).count();
+    let estimated = |pick: &&Pick| pick.scored.is_some_and(|scored| scored.estimated);
     let starts = || picks.tasks.iter().filter_map(|pick| pick.start);
     let started = |kind| starts().filter(|start| start.kind == kind).count();
     CurriculumReport {
@@ -159,6 +163,7 @@ fn curriculum_report(picks: Picks, rollouts: &[StoredRollout]) -> CurriculumRepo
         effective_sample_size: picks.effective_sample_size,
         new: count(PickReason::New),
         sampled: count(PickReason::Sampled),
+        estimated: picks.tasks.iter().filter(estimated).count(),
         improved: started(StartKind::Improve),
         diverged: started(StartKind::Diverge),
         continued: started(StartKind::Continue),

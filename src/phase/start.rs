@@ -55,7 +55,8 @@ impl Night<'_> {
         // All in the order of the draws: some may have nothing to go on from.
         let choice = sampler.pick(&entries, entries.len(), &mut rng);
         let (mut picked, mut used) = (Vec::new(), BTreeSet::new());
-        for (_, source) in choice.places.into_iter().map(|place| sources[place]) {
+        for (drawn, place) in choice.places.into_iter().enumerate() {
+            let (_, source) = sources[place];
             if picked.len() == wanted {
                 break;
             }
@@ -65,8 +66,9 @@ impl Night<'_> {
             let mut rng = rng::stream(self.seed(), &["start", &round, &source.task_id]);
             let Some(start) = self.start_from(source, &mut rng)? else { continue };
             used.insert(&source.task_id);
+            let scored = choice.scores.get(drawn).copied();
             let pick = Pick::of(&source.task_id, PickReason::Started);
-            picked.push(Pick { start: Some(start), ..pick });
+            picked.push(Pick { start: Some(start), scored, ..pick });
         }
         Ok(picked)
     }

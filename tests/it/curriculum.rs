@@ -12,6 +12,7 @@ use nightschool::curriculum::Exit;
 use nightschool::curriculum::Learnability;
 use nightschool::curriculum::Measured;
 use nightschool::curriculum::Sampler;
+use nightschool::curriculum::Scored;
 use nightschool::curriculum::Uniform;
 use nightschool::curriculum::effective_sample_size;
 use nightschool::curriculum::places;
@@ -120,7 +121,13 @@ fn old_scores_shrink_to_the_mean_and_unplayed_tasks_have_an_estimate() {
     // The mean is 0.15; three of twelve nights are left of the stale one's 0.1.
     let scores = exit(1.0).scores(&entries);
     let expected = [0.2, 0.25 * 0.1 + 0.75 * 0.15, 0.1];
-    assert!(scores.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{scores:?}");
+    let near = |(a, b): (&Scored, f64)| (a.score - b).abs() < 1e-12;
+    assert!(scores.iter().zip(expected).all(near), "{scores:?}");
+    assert_eq!(scores.iter().map(|one| one.estimated).collect::<Vec<_>>(), [false, true, true]);
+    // What is drawn comes with what it was drawn by.
+    let choice = exit(1.0).pick(&entries, 3, &mut rng::stream(1, &["draw"]));
+    let drawn: Vec<Scored> = choice.places.iter().map(|place| scores[*place]).collect();
+    assert_eq!(choice.scores, drawn);
 }
 
 #[test]
@@ -178,7 +185,7 @@ fn samplers_go_by_the_name_in_the_settings() {
         ("sampler=exit", Some(2)),
         ("sampler=exit_permuted", Some(2)),
     ] {
-        let Choice { places, spread: told } =
+        let Choice { places, spread: told, .. } =
             sampler(&curriculum(&[flag])).pick(&entries, 2, &mut rng::stream(1, &[]));
         assert_eq!(places.len(), 2, "{flag}");
         assert_eq!(told.map(|spread| spread.eligible), spread, "{flag}");
