@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::rng::content_id;
+
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +60,47 @@ pub struct Step {
     pub logprobs: Vec<f32>,
 }
 
+/// How a rollout goes on from an earlier one of its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartKind {
+    /// Asked for a better answer than the earlier one.
+    Improve,
+    /// Asked for another answer than the earlier one.
+    Diverge,
+    /// In the middle of the earlier conversation, behind its first turns.
+    Continue,
+}
+
+impl StartKind {
+    /// The name used in the archive, in JSON and in tables; that of the prompt, too, for those that
+    /// have one.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Improve => "improve",
+            Self::Diverge => "diverge",
+            Self::Continue => "continue",
+        }
+    }
+}
+
+/// The history that a group of rollouts begins with; without one it begins with the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// How it goes on from there.
+    pub kind: StartKind,
+    /// How many rollouts, one after another, lie before it: at least 1.
+    pub depth: u32,
+    /// Night of the rollout that it starts from, which attempts the same task.
+    pub night: u32,
+    /// That rollout's round.
+    pub round: u32,
+    /// That rollout's place in its group.
+    pub index: u32,
+    /// How many of that rollout's steps are kept; none where all of it is history.
+    pub steps: Option<u32>,
+}
+
 /// One attempt at one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
@@ -77,6 +120,8 @@ pub struct Rollout {
     pub answer: Option<String>,
     /// Why it ended.
     pub stop: StopReason,
+    /// The history that it began with; none where it began with the question.
+    pub start: Option<Start>,
 }
 
 impl Rollout {
@@ -87,6 +132,13 @@ impl Rollout {
             .filter(|step| step.owner == Owner::Model)
             .map(|step| step.tokens.len())
             .sum()
+    }
+
+    /// Hash of what the model itself wrote: equal for rollouts in which it did the same.
+    pub fn trajectory(&self) -> String {
+        let written = self.steps.iter().filter(|step| step.owner == Owner::Model);
+        let turns: Vec<String> = written.map(|step| format!("{:?}", step.tokens)).collect();
+        content_id(&turns.iter().map(String::as_str).collect::<Vec<_>>())
     }
 }
 

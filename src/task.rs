@@ -221,3 +221,58 @@ pub struct Task {
     /// brought it.
     pub night: Option<u32>,
 }
+
+/// Whether the curriculum picks a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It does.
+    Active,
+    /// Not for now: nobody solved it.
+    Parked,
+    /// Only to see whether it is still solved.
+    Resting,
+}
+
+impl Standing {
+    /// The name used in the archive, in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Parked => "parked",
+            Self::Resting => "resting",
+        }
+    }
+}
+
+/// Why a task came to its standing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandingReason {
+    /// Parked: not solved in so many attempts.
+    Unsolved,
+    /// Resting: solved in nearly all attempts.
+    Solved,
+    /// Active again: it was parked for so many nights.
+    RetryDue,
+    /// Active again: a model was promoted since it was parked.
+    Promoted,
+    /// Active again: at rest it was solved less than before.
+    Forgotten,
+    /// Active again: the settings do not park, or do not let rest, any more.
+    RuleOff,
+}
+
+impl StandingReason {
+    /// The name used in the archive, in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsolved => "unsolved",
+            Self::Solved => "solved",
+            Self::RetryDue => "retry_due",
+            Self::Promoted => "promoted",
+            Self::Forgotten => "forgotten",
+            Self::RuleOff => "rule_off",
+        }
+    }
+}

@@ -174,11 +174,15 @@ fn turns(steps: &[(Owner, usize)]) -> usize {
     steps.iter().filter(|(owner, _)| *owner == Owner::Model).count()
 }
 
+/// Those that answer the question alone: what went on from an earlier answer was asked otherwise.
 fn attempts(tx: &Transaction<'_>, task: &str) -> Result<Vec<Attempt>, Failure> {
     let mut statement = tx.prepare_cached(
         "SELECT night, round, ordinal, model_version, answer, stop, retrieved_json, exact_match,
                 f1, reward, steps_json
-         FROM rollout WHERE task_id = ?1 ORDER BY night, round, ordinal",
+         FROM rollout r WHERE task_id = ?1 AND NOT EXISTS (
+             SELECT 1 FROM group_start g
+             WHERE g.task_id = r.task_id AND g.night = r.night AND g.round = r.round)
+         ORDER BY night, round, ordinal",
     )?;
     let attempts = statement.query_map([task], |row| {
         Ok(Attempt {

@@ -57,11 +57,20 @@ const DRAFTS: &str = "INSERT INTO gone_draft
         SELECT t.task_id FROM derived JOIN task_parent t ON t.parent_id = derived.id)
     SELECT d.id, d.number FROM derived JOIN draft d ON d.id = derived.id";
 
-/// Rollouts of these tasks, and those that read one of the passages.
+/// Rollouts of these tasks, those that read one of the passages, and those that went on from one
+/// of them.
 const ROLLOUTS: &str = "INSERT INTO gone_rollout
-    SELECT r.rowid FROM rollout r
-    WHERE r.task_id IN (SELECT id FROM gone_draft)
-    OR EXISTS (SELECT 1 FROM json_each(r.retrieved_json) j JOIN gone_passage p ON p.id = j.value)";
+    WITH RECURSIVE gone (number, task_id, night, round, ordinal) AS (
+        SELECT r.rowid, r.task_id, r.night, r.round, r.ordinal FROM rollout r
+        WHERE r.task_id IN (SELECT id FROM gone_draft)
+        OR EXISTS (SELECT 1 FROM json_each(r.retrieved_json) j
+                   JOIN gone_passage p ON p.id = j.value)
+        UNION
+        SELECT r.rowid, r.task_id, r.night, r.round, r.ordinal
+        FROM gone JOIN group_start g ON g.task_id = gone.task_id AND g.from_night = gone.night
+            AND g.from_round = gone.round AND g.from_ordinal = gone.ordinal
+        JOIN rollout r ON r.task_id = g.task_id AND r.night = g.night AND r.round = g.round)
+    SELECT number FROM gone";
 
 /// Versions whose training used one of these tasks, and all that came from them.
 const VERSIONS: &str = "
@@ -85,11 +94,20 @@ const VERSIONS: &str = "
     SELECT id FROM tainted ORDER BY id";
 
 /// What is deleted with the drafts, in an order that leaves no reference behind.
-const DELETIONS: [&str; 16] = [
+const DELETIONS: [&str; 20] = [
     "DELETE FROM verification WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM train_item WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM train_draft WHERE draft_id IN (SELECT id FROM gone_draft)",
+    "DELETE FROM standing WHERE task_id IN (SELECT id FROM gone_draft)",
+    "DELETE FROM balance_sample WHERE task_id IN (SELECT id FROM gone_draft)",
+    "DELETE FROM group_start WHERE task_id IN (SELECT id FROM gone_draft) OR EXISTS (
+         SELECT 1 FROM rollout r JOIN gone_rollout g ON g.number = r.rowid
+         WHERE r.task_id = group_start.task_id AND r.night = group_start.from_night
+             AND r.round = group_start.from_round AND r.ordinal = group_start.from_ordinal)",
     "DELETE FROM rollout WHERE rowid IN (SELECT number FROM gone_rollout)",
+    "DELETE FROM group_start WHERE NOT EXISTS (
+         SELECT 1 FROM rollout r WHERE r.task_id = group_start.task_id
+             AND r.night = group_start.night AND r.round = group_start.round)",
     "DELETE FROM proposal WHERE draft_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM prompt WHERE id NOT IN (SELECT prompt_id FROM rollout WHERE prompt_id NOT NULL
          UNION SELECT prompt_id FROM proposal WHERE prompt_id NOT NULL)",

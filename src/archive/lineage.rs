@@ -17,6 +17,8 @@ use super::model;
 use super::model::ModelVersion;
 use super::rollout;
 use super::rollout::StoredRollout;
+use super::standing;
+use super::standing::StandingChange;
 use super::task;
 use super::task::StoredTask;
 use super::value;
@@ -53,6 +55,8 @@ pub struct TaskDetail {
     pub verdicts: Vec<Verdict>,
     /// The times that it went through the gate again, after its evidence had changed.
     pub verifications: Vec<Verification>,
+    /// The times that its standing in the curriculum changed, first to last.
+    pub standings: Vec<StandingChange>,
     /// Every attempt, by night, round and place in the group.
     pub rollouts: Vec<StoredRollout>,
     /// The versions that wrote or attempted it and the versions those came from, by id.
@@ -88,6 +92,7 @@ impl ArchiveReader {
                 passages,
                 verdicts: verdicts(tx, &id)?,
                 verifications: verification::verifications(tx, &id)?,
+                standings: standing::changes(tx, &id)?,
                 model_versions: with_ancestors(tx, used)?,
                 parents: ids(
                     tx,

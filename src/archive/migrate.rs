@@ -28,6 +28,7 @@ fn all() -> Migrations<'static> {
         M::up(concat!(
             include_str!("migrations/0006_proposals.sql"),
             include_str!("migrations/0006_guards.sql"),
+            include_str!("migrations/0006_curriculum.sql"),
         ))
         .foreign_key_check(),
     ])

@@ -6,6 +6,7 @@
 //! unit is in the archive whole or not at all, and storing it again changes nothing. See
 //! `docs/archive.md` for the tables.
 
+mod balance;
 pub mod bench;
 mod check;
 mod compare;
@@ -18,6 +19,7 @@ mod evaluation;
 mod export;
 mod file;
 mod forget;
+mod group;
 mod guard;
 mod import;
 mod lineage;
@@ -31,6 +33,7 @@ mod query;
 mod readable;
 mod repair;
 mod rollout;
+mod standing;
 mod statistics;
 mod task;
 mod trace;
@@ -52,6 +55,8 @@ use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
+pub use self::balance::BalanceDecision;
+pub use self::balance::BalanceSample;
 pub use self::check::Affected;
 pub use self::check::Finding;
 pub use self::check::FindingKind;
@@ -84,6 +89,7 @@ pub use self::export::Attempt;
 pub use self::export::PlacedPassage;
 pub use self::export::TaskRecord;
 pub use self::forget::Removal;
+pub use self::group::FinishedGroup;
 pub use self::guard::Demotion;
 pub use self::guard::SealedReading;
 pub use self::guard::TextLoss;
@@ -115,6 +121,7 @@ pub use self::repair::Loss;
 pub use self::repair::Repair;
 pub use self::repair::repair;
 pub use self::rollout::StoredRollout;
+pub use self::standing::StandingChange;
 pub use self::statistics::HopGroup;
 pub use self::statistics::TaskGroup;
 pub use self::statistics::TaskGrouping;

@@ -16,6 +16,7 @@ use super::Archive;
 use super::ArchiveReader;
 use super::error::ArchiveError;
 use super::error::Failure;
+use super::group;
 use super::night::Unit;
 use super::value;
 use crate::rng::content_id;
@@ -43,9 +44,12 @@ pub struct StoredRollout {
 
 const ROLLOUT: &str = "SELECT r.night, r.round, r.task_id, r.ordinal, r.model_version, r.answer,
     r.stop, r.queries_json, r.retrieved_json, r.steps_json, r.tokens, r.logprobs, r.exact_match,
-    r.f1, r.reward, s.settings_json, p.tokens
+    r.f1, r.reward, s.settings_json, p.tokens, g.kind, g.depth, g.from_night, g.from_round,
+    g.from_ordinal, g.steps
     FROM rollout r LEFT JOIN sampling s ON s.id = r.sampling_id
-    LEFT JOIN prompt p ON p.id = r.prompt_id";
+    LEFT JOIN prompt p ON p.id = r.prompt_id
+    LEFT JOIN group_start g
+        ON g.task_id = r.task_id AND g.night = r.night AND g.round = r.round";
 
 fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
     let rollout = Rollout {
@@ -57,6 +61,7 @@ fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
         queries: value::json(row, 7)?,
         retrieved: value::json(row, 8)?,
         steps: steps_of(row)?,
+        start: group::start_of(row, 17)?,
     };
     let score = Score { exact_match: row.get(12)?, f1: row.get(13)?, reward: row.get(14)? };
     let (night, round, sampling) = (row.get(0)?, row.get(1)?, value::json_or_none(row, 15)?);
@@ -162,6 +167,20 @@ impl ArchiveReader {
         self.read(|tx| select(tx, "r.task_id = ?1", [task_id]))
     }
 
+    /// The rollouts of one task in one round, by place in the group.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn group(
+        &self,
+        task_id: &str,
+        night: u32,
+        round: u32,
+    ) -> Result<Vec<StoredRollout>, ArchiveError> {
+        let condition = "r.task_id = ?1 AND r.night = ?2 AND r.round = ?3";
+        self.read(|tx| select(tx, condition, params![task_id, night, round]))
+    }
+
     /// The rollouts of one round of a night, by task and place in the group: what a trainer that
     /// was interrupted goes on from.
     ///
@@ -177,8 +196,8 @@ impl Archive {
     /// tasks' counts. Returns false, and changes nothing, when the unit is already there.
     ///
     /// # Errors
-    /// [`ArchiveError::Inconsistent`] when a task or model version is unknown, a model token lacks
-    /// its log-probability, or a score is not a number.
+    /// [`ArchiveError::Inconsistent`] when a task, a model version or a rollout that one starts
+    /// from is unknown, a model token lacks its log-probability, or a score is not a number.
     pub fn record_rollouts(
         &self,
         unit: &Unit<'_>,
@@ -191,6 +210,7 @@ impl Archive {
             let mut plays: BTreeMap<(&str, &str), (u32, u32)> = BTreeMap::new();
             for (rollout, score) in rollouts {
                 put_rollout(tx, (unit.night, round), &sampling_id, rollout, score)?;
+                group::put_start(tx, (unit.night, round), rollout)?;
                 let play = (rollout.task_id.as_str(), rollout.model_version.as_str());
                 let (attempts, solved) = plays.entry(play).or_default();
                 *attempts += 1;

@@ -251,12 +251,27 @@ impl Tracer {
                     && other.rollout.model_version == *version
             });
             let solved = group.clone().filter(|one| one.score.exact_match >= 0.5).count();
-            let about = format!("{solved} of {} solved", group.count());
+            let mut about = format!("{solved} of {} solved", group.count());
             let mut from = vec![task];
             from.extend(self.versions(detail, version));
+            if let Some(start) = &stored.rollout.start {
+                let (kind, depth) = (start.kind.as_str(), start.depth);
+                about += &format!("; {kind} of rollout {}, depth {depth}", start.index);
+                from.extend(self.rollouts_in(start.night, start.round));
+            }
             let id = format!("night {} round {} by {version}", stored.night, stored.round);
             self.node(TraceKind::Rollouts, &id, about, &from);
         }
+    }
+
+    /// The groups of rollouts of one round.
+    fn rollouts_in(&self, night: u32, round: u32) -> Vec<NodeIndex> {
+        let begins = format!("night {night} round {round} by ");
+        let of_round = |node: &NodeIndex| {
+            let node = &self.graph[*node];
+            node.kind == TraceKind::Rollouts && node.id.starts_with(&begins)
+        };
+        self.graph.node_indices().filter(of_round).collect()
     }
 
     /// The training that learnt from the task, the versions that it made, and their fate.
@@ -284,11 +299,7 @@ impl Tracer {
             let id = format!("night {night} {phase} {adapter}");
             let mut learnt_from: Vec<NodeIndex> = Vec::new();
             if let Some(round) = round {
-                let begins = format!("night {night} round {round} by ");
-                learnt_from.extend(self.graph.node_indices().filter(|node| {
-                    let node = &self.graph[*node];
-                    node.kind == TraceKind::Rollouts && node.id.starts_with(&begins)
-                }));
+                learnt_from = self.rollouts_in(night, round);
             }
             if learnt_from.is_empty() {
                 learnt_from.push(task);

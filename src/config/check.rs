@@ -1,5 +1,7 @@
 //! Ranges of the settings.
 
+use std::fmt::Display;
+
 use super::ConfigError;
 use super::Settings;
 use crate::model::lora::Target;
@@ -27,10 +29,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("evaluate.resamples", settings.evaluate.resamples, 100, 1_000_000),
     ];
     for (key, value, low, high) in counts {
-        if !(low..=high).contains(&value) {
-            let reason = format!("is {value}; it must be from {low} to {high}");
-            return Err(ConfigError::Range { key, reason });
-        }
+        within(key, value, low, high)?;
     }
     let proposer = &settings.train_proposer;
     let reals = [
@@ -63,15 +62,28 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("train.correction_limit", f64::from(settings.train.correction_limit), 1.0, 100.0),
     ];
     for (key, value, low, high) in reals {
-        if !(low..=high).contains(&value) {
-            let reason = format!("is {value}; it must be from {low} to {high}");
-            return Err(ConfigError::Range { key, reason });
-        }
+        within(key, value, low, high)?;
     }
+    settings.curriculum.check()?;
+    settings.balance.check()?;
     let dropout = settings.train.dropout;
     if !(0.0..1.0).contains(&dropout) {
         let reason = format!("is {dropout}; it must be at least 0 and below 1");
         return Err(ConfigError::Range { key: "train.dropout", reason });
     }
     super::remote::check(&settings.remote)
+}
+
+/// Fails unless the value lies in its range, both ends included.
+pub(super) fn within<T: PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    low: T,
+    high: T,
+) -> Result<(), ConfigError> {
+    if low <= value && value <= high {
+        return Ok(());
+    }
+    let reason = format!("is {value}; it must be from {low} to {high}");
+    Err(ConfigError::Range { key, reason })
 }

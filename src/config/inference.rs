@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::ConfigError;
+use super::check::within;
 use crate::model::runner::PAGE;
 use crate::model::runner::cpu::WeightForm;
 
@@ -62,10 +63,7 @@ impl Inference {
             ("inference.threads", self.threads, 0, 1024),
         ];
         for (key, value, low, high) in counts {
-            if !(low..=high).contains(&value) {
-                let reason = format!("is {value}; it must be from {low} to {high}");
-                return Err(ConfigError::Range { key, reason });
-            }
+            within(key, value, low, high)?;
         }
         if self.rows > self.step_tokens / 2 {
             let (rows, tokens) = (self.rows, self.step_tokens);

@@ -3,7 +3,9 @@
 //! `schedules/nightly.toml` holds the defaults with a comment for each key; a home's
 //! `nightschool.toml` overrides what it names, and `--set section.key=value` overrides both.
 
+mod balance;
 mod check;
+mod curriculum;
 pub mod experiment;
 mod inference;
 mod locate;
@@ -22,6 +24,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use self::balance::Balance;
+pub use self::curriculum::Admit;
+pub use self::curriculum::Curriculum;
+pub use self::curriculum::SamplerName;
 pub use self::inference::DeviceName;
 pub use self::inference::Inference;
 pub use self::inference::KvType;
@@ -104,10 +110,14 @@ pub struct Settings {
     pub warm_start: WarmStart,
     /// What a night may spend.
     pub budget: Budget,
+    /// Which tasks are attempted, and which attempts are trained on.
+    pub curriculum: Curriculum,
     /// How tasks are attempted.
     pub solve: Solve,
     /// What a rollout is worth.
     pub reward: Reward,
+    /// How temperature and threshold are chosen.
+    pub balance: Balance,
     /// How rollouts are trained on.
     pub train: Train,
     /// How the proposer is trained on what became of its drafts.

@@ -6,6 +6,7 @@
 
 pub mod asked;
 pub mod backup;
+mod balance;
 mod budget;
 pub mod curate;
 pub mod evaluate;
@@ -20,6 +21,7 @@ pub mod metrics;
 pub mod night;
 pub mod open_model;
 pub mod page;
+mod pick;
 pub mod play;
 mod plots;
 mod policy;
@@ -30,6 +32,7 @@ pub mod retention;
 mod reverify;
 mod rounds;
 pub mod selection;
+mod start;
 mod statistics;
 pub mod suite;
 pub mod train;

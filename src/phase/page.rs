@@ -53,6 +53,7 @@ pub fn render(archive: &ArchiveReader, night: &Night) -> anyhow::Result<String> 
         finished_at => night.finished_at.map(|at| format!("{at:.0}")),
         heldout => heldout(archive, night)?,
         training => training(archive, night.number)?,
+        balance => balance(&report)?,
         rejections => Value::from(Serde(rejections(&report))),
         shares => Value::from(Serde(shares(&rollouts))),
         hops => Value::from(Serde(archive.rollouts_by_hops(night.number)?)),
@@ -128,6 +129,19 @@ fn training(archive: &ArchiveReader, night: u32) -> anyhow::Result<Vec<(String, 
         }
     }
     Ok(all)
+}
+
+/// The temperatures that the rounds chose, and their balance scores.
+fn balance(report: &Report) -> anyhow::Result<Option<Value>> {
+    let chosen = || {
+        let rounds = (1_u32..).zip(&report.rounds);
+        rounds
+            .filter_map(|(number, round)| Some((f64::from(number), round.balance.as_ref()?.chosen)))
+    };
+    let temperature = chosen().map(|(round, cell)| (round, cell.temperature));
+    let score = chosen().map(|(round, cell)| (round, cell.score));
+    let series = [Series::new("temperature", temperature), Series::new("balance score", score)];
+    plot("round", "", &series)
 }
 
 fn bars(counts: impl IntoIterator<Item = (String, u64)>) -> Vec<Bar> {

@@ -15,16 +15,14 @@ use super::statistics::RoundStatistics;
 use super::train::Course;
 use super::train::PlannedStep;
 use crate::archive::StoredRollout;
-use crate::archive::StoredTask;
 use crate::archive::TrainPhase;
 use crate::config::ObjectiveName;
 use crate::config::Order;
 use crate::config::ProposerObjective;
 use crate::config::ProtocolName;
 use crate::config::Role;
-use crate::curriculum::Entry;
-use crate::curriculum::Learnability;
-use crate::curriculum::Sampler;
+use crate::config::Solve;
+use crate::inference::Generator;
 use crate::progress::Progress;
 use crate::protocol::blocks;
 use crate::reward;
@@ -32,8 +30,8 @@ use crate::reward::Turns;
 use crate::rng;
 use crate::rollout::Rollout;
 use crate::rollout::Score;
+use crate::solver::Instance;
 use crate::solver::Solver;
-use crate::task::Origin;
 use crate::task::Task;
 use crate::trainer::Trainer;
 use crate::trainer::batch::Example;
@@ -61,14 +59,15 @@ impl Night<'_> {
         }
         if self.stop()?.is_none() {
             self.propose_by_model(round, policy)?;
-            let tasks = self.pick(round)?;
-            if tasks.is_empty() {
+            self.balance(round, policy)?;
+            let instances = self.pick(round)?;
+            if instances.is_empty() {
                 tracing::warn!(round, "no task to play");
                 return Ok(true);
             }
-            self.roll_out(round, &tasks, policy)?;
+            self.roll_out(round, &instances, policy)?;
             self.score_proposals(round)?;
-            self.train_both(round, &tasks, policy)?;
+            self.train_both(round, &instances, policy)?;
         }
         if let Some(stop) = self.stop()? {
             tracing::warn!(round, "training stopped at {stop}");
@@ -80,72 +79,27 @@ impl Night<'_> {
         Ok(true)
     }
 
-    /// The tasks of a round: the model's new ones, whose worth is to be found out, then others.
-    /// Chosen once and kept, because playing them changes what the choice is made from.
-    fn pick(&self, round: u32) -> anyhow::Result<Vec<Task>> {
-        let key = format!("picks/{}/{round}", self.number);
-        let mut tasks = self.training_tasks()?;
-        let picked: Vec<String> = match self.archive.meta(&key)? {
-            Some(stored) => serde_json::from_str(&stored)?,
-            None => {
-                let n = self.settings.solve.tasks;
-                let is_new = |stored: &&StoredTask| {
-                    let task = &stored.task;
-                    (task.origin, task.night) == (Origin::Model, Some(self.number))
-                        && stored.attempts == 0
-                };
-                let new = tasks.values().filter(is_new).take(n);
-                let mut picked: Vec<String> = new.map(|stored| stored.task.id.clone()).collect();
-                let entries: Vec<Entry> = tasks
-                    .values()
-                    .filter(|stored| !picked.contains(&stored.task.id))
-                    .map(|stored| Entry {
-                        task_id: stored.task.id.clone(),
-                        attempts: stored.attempts,
-                        solved: stored.solved,
-                        model_made: stored.task.origin == Origin::Model,
-                    })
-                    .collect();
-                let mut rng = rng::stream(self.seed(), &["picks", &round.to_string()]);
-                picked.extend(Learnability.pick(&entries, n - picked.len(), &mut rng));
-                self.archive.put_meta(&key, &serde_json::to_string(&picked)?)?;
-                picked
-            }
-        };
-        Ok(picked
-            .into_iter()
-            .filter_map(|id| tasks.remove(&id))
-            .map(|stored| stored.task)
-            .collect())
-    }
-
-    fn roll_out(&self, round: u32, tasks: &[Task], policy: &Policy) -> anyhow::Result<()> {
+    fn roll_out(&self, round: u32, instances: &[Instance], policy: &Policy) -> anyhow::Result<()> {
         let phase = format!("solve/{round}");
         let (adapter, version) = (policy.adapter(Role::Solver), &policy.version.id);
         let generator = self.rollout_generator(Some(adapter), version, Role::Solver)?;
-        let solver = Solver {
-            generator: &*generator,
-            retriever: &self.index,
-            reader: self
-                .reader(&self.settings.evaluate.adapter_prompt, self.settings.solve.max_tokens),
-            settings: &self.settings.solve,
-            passages: self.settings.retrieval.passages,
-            seed: self.seed(),
-            round: format!("night {} round {round}", self.number),
-        };
+        let settings = self.solve_settings(round)?;
+        let label = format!("night {} round {round}", self.number);
+        let solver = self.rollout_solver(&*generator, &settings, label);
         let what = format!("rollouts, round {}", round + 1);
-        let progress = Progress::start(&what, (tasks.len() * self.settings.solve.rollouts) as u64);
-        for (index, tasks) in tasks.chunks(UNIT).enumerate() {
+        let progress = Progress::start(&what, (instances.len() * settings.rollouts) as u64);
+        for (index, instances) in instances.chunks(UNIT).enumerate() {
             let key = format!("{index:04}");
             if !self.done(&phase, &key)? {
                 self.check_interrupt()?;
-                let groups = solver.solve(tasks)?;
-                let scored: Vec<(Rollout, Score)> = tasks
+                let groups = solver.solve(instances)?;
+                let scored: Vec<(Rollout, Score)> = instances
                     .iter()
                     .zip(groups)
-                    .flat_map(|(task, group)| {
+                    .flat_map(|(instance, group)| {
                         group.into_iter().map(|rollout| {
-                            let score = self.score(&rollout, task);
+                            // That of the answer, also where it goes on from a right one.
+                            let score = self.score(&rollout, &instance.task);
                             (rollout, score)
                         })
                     })
@@ -153,12 +107,13 @@ impl Night<'_> {
                 let (unit, sampling) = (self.unit(&phase, &key), solver.sampling());
                 self.archive.record_rollouts(&unit, round, &sampling, &scored)?;
             }
-            progress.advance((tasks.len() * self.settings.solve.rollouts) as u64);
+            progress.advance((instances.len() * settings.rollouts) as u64);
         }
         Ok(())
     }
 
-    fn score(&self, rollout: &Rollout, task: &Task) -> Score {
+    /// What a rollout is worth.
+    pub(super) fn score(&self, rollout: &Rollout, task: &Task) -> Score {
         let turns = match self.settings.solve.protocol {
             ProtocolName::ScriptedSearch => Turns::default(),
             ProtocolName::Blocks => {
@@ -169,8 +124,31 @@ impl Night<'_> {
         reward::score(rollout, &task.answer, turns, &self.settings.reward)
     }
 
+    /// A solver on tonight's corpus; `round` tells its draws from others'.
+    pub(super) fn rollout_solver<'s>(
+        &'s self,
+        generator: &'s dyn Generator,
+        settings: &'s Solve,
+        round: String,
+    ) -> Solver<'s> {
+        Solver {
+            generator,
+            retriever: &self.index,
+            reader: self.reader(&self.settings.evaluate.adapter_prompt, settings.max_tokens),
+            settings,
+            passages: self.settings.retrieval.passages,
+            seed: self.seed(),
+            round,
+        }
+    }
+
     /// Trains proposer and solver on what the round brought, in the order of the settings.
-    fn train_both(&self, round: u32, tasks: &[Task], policy: &mut Policy) -> anyhow::Result<()> {
+    fn train_both(
+        &self,
+        round: u32,
+        instances: &[Instance],
+        policy: &mut Policy,
+    ) -> anyhow::Result<()> {
         let mut baselines = self.baselines(round)?;
         let mut proposals = self.proposer_steps(round, &mut baselines)?;
         if let Some((steps, _)) = &mut proposals {
@@ -179,7 +157,7 @@ impl Night<'_> {
                 self.score_before_update(Role::Proposer, examples, policy)?;
             }
         }
-        let groups = self.groups(round, tasks, policy, &mut baselines)?;
+        let groups = self.groups(round, instances, policy, &mut baselines)?;
         self.archive.put_meta(BASELINES, &serde_json::to_string(&baselines)?)?;
         let (of_proposer, of_solver) = (self.proposer_objective(), self.objective());
         let proposer = proposals.map(|steps| self.proposer_course(round, steps, &of_proposer));
@@ -201,7 +179,7 @@ impl Night<'_> {
     fn groups(
         &self,
         round: u32,
-        tasks: &[Task],
+        instances: &[Instance],
         policy: &Policy,
         baselines: &mut Baselines,
     ) -> anyhow::Result<Vec<ChosenGroup>> {
@@ -213,13 +191,14 @@ impl Night<'_> {
         for stored in rollouts {
             by_task.entry(stored.rollout.task_id.clone()).or_default().push(stored);
         }
-        let groups = tasks.iter().filter_map(|task| {
+        let groups = instances.iter().filter_map(|Instance { task, .. }| {
             let rollouts = by_task.remove(&task.id)?;
             Some(PlayedGroup { hops: task.evidence.len(), rollouts })
         });
-        let train = &self.settings.train;
+        let (train, curriculum) = (self.train_settings(round)?, &self.settings.curriculum);
+        let reward = &self.settings.reward;
         let (mut chosen, counts) =
-            selection::select(train, &self.settings.reward, groups.collect(), baselines);
+            selection::select(&train, reward, curriculum, groups.collect(), baselines);
         self.archive.put_meta(&self.counts_key(round), &serde_json::to_string(&counts)?)?;
         metrics::count_left_out(&counts);
         if train.objective == ObjectiveName::PolicyGradient {

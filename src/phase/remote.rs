@@ -29,11 +29,18 @@ use crate::model::lora::Adapter;
 /// none of them could write what the night wants to train on.
 pub(super) fn connect(settings: &Settings, model: &Model) -> anyhow::Result<Option<Arc<Pool>>> {
     let Some(pool) = remote::connect(&settings.remote, model)? else { return Ok(None) };
-    let solve = &settings.solve;
+    let (solve, balance) = (&settings.solve, &settings.balance);
+    let mut temperatures = vec![solve.temperature];
+    if balance.enabled {
+        temperatures.extend(balance.temperatures.iter().map(|chosen| *chosen as f32));
+    }
     if solve.rounds > 0 && solve.tasks > 0 {
-        let sampling = Sampling::at(solve.temperature);
-        pool.check_trainable(&Request { sampling, ..Request::new(Vec::new(), solve.max_tokens) })
-            .context("the night cannot train on what remote servers write")?;
+        for temperature in temperatures {
+            let sampling = Sampling::at(temperature);
+            let request = Request { sampling, ..Request::new(Vec::new(), solve.max_tokens) };
+            pool.check_trainable(&request)
+                .context("the night cannot train on what remote servers write")?;
+        }
     }
     Ok(Some(pool))
 }

@@ -251,6 +251,12 @@ impl Report {
         let mut text = format!("Morning report of night {}\n\n", self.night);
         text.push_str(&self.drafts_table());
         text.push_str(&self.rounds_table());
+        for (number, round) in self.rounds.iter().enumerate() {
+            let about = round.about();
+            if !about.is_empty() {
+                let _ = write!(text, "\nRound {}: {}", number + 1, about.join("; "));
+            }
+        }
         text.push_str(&self.training());
         text.push('\n');
         text.push_str(&self.heldout_table());

@@ -8,10 +8,13 @@ use serde::Serialize;
 
 use crate::archive::StoredRollout;
 use crate::archive::TrainItem;
+use crate::config::Admit;
+use crate::config::Curriculum;
 use crate::config::ObjectiveName;
 use crate::config::Reward;
 use crate::config::Role;
 use crate::config::Train;
+use crate::curriculum::score;
 use crate::reward;
 use crate::rollout::Owner;
 use crate::trainer::batch::Branch;
@@ -28,6 +31,10 @@ pub enum LeftOut {
     CutOff,
     /// Its rollouts do not begin with the same prompt, so that they are no branches of one.
     PromptsDiffer,
+    /// `curriculum.admit` asks for groups in which some rollouts solved the task and some did not.
+    NotMixed,
+    /// The variance of its rewards is below `curriculum.min_score`.
+    BelowMinScore,
     /// The rewards that are compared are all equal.
     NoVariance,
     /// No reward reaches `train.likelihood_min_reward`.
@@ -42,6 +49,8 @@ impl LeftOut {
         match self {
             Self::CutOff => "cut_off",
             Self::PromptsDiffer => "prompts_differ",
+            Self::NotMixed => "not_mixed",
+            Self::BelowMinScore => "below_min_score",
             Self::NoVariance => "no_variance",
             Self::BelowMinReward => "below_min_reward",
             Self::BelowMargin => "below_margin",
@@ -86,11 +95,12 @@ pub struct ChosenGroup {
     pub items: Vec<TrainItem>,
 }
 
-/// The groups that teach something under the objective in `train`, as training examples in the
-/// order of `groups`, and how many do not.
+/// The groups that `curriculum` admits and that teach something under the objective in `train`, as
+/// training examples in the order of `groups`, and how many do not.
 pub fn select(
     train: &Train,
     reward: &Reward,
+    curriculum: &Curriculum,
     groups: Vec<PlayedGroup>,
     baselines: &mut Baselines,
 ) -> (Vec<ChosenGroup>, Counts) {
@@ -98,7 +108,7 @@ pub fn select(
     let mut leave_out = |reason| *counts.left_out.entry(reason).or_default() += 1;
     let mut usable = Vec::new();
     for group in groups {
-        match usable_of(group, reward) {
+        match usable_of(group, reward).and_then(|group| admitted(curriculum, group)) {
             Ok(group) => usable.push(group),
             Err(reason) => leave_out(reason),
         }
@@ -135,6 +145,19 @@ fn usable_of(mut group: PlayedGroup, settings: &Reward) -> Result<PlayedGroup, L
         return Err(LeftOut::PromptsDiffer);
     }
     Ok(group)
+}
+
+/// The group, if the settings admit it.
+fn admitted(curriculum: &Curriculum, group: PlayedGroup) -> Result<PlayedGroup, LeftOut> {
+    let solved = |stored: &StoredRollout| stored.score.exact_match >= 0.5;
+    let n = group.rollouts.iter().filter(|stored| solved(stored)).count();
+    match curriculum.admit {
+        Admit::Mixed if n == 0 || n == group.rollouts.len() => Err(LeftOut::NotMixed),
+        Admit::Learnable if score(&rewards(&group)) < curriculum.min_score => {
+            Err(LeftOut::BelowMinScore)
+        }
+        Admit::All | Admit::Mixed | Admit::Learnable => Ok(group),
+    }
 }
 
 fn rewards(group: &PlayedGroup) -> Vec<f32> {

@@ -48,6 +48,19 @@ pub struct Conversation {
     pub stop: StopReason,
 }
 
+impl Conversation {
+    /// One that begins with these tokens, which the model did not write.
+    pub fn with(prompt: Vec<u32>) -> Self {
+        Self {
+            steps: vec![tool_step(prompt)],
+            queries: Vec::new(),
+            retrieved: Vec::new(),
+            answer: None,
+            stop: StopReason::Length,
+        }
+    }
+}
+
 /// What a turn of the model asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -92,6 +105,41 @@ pub fn faults(steps: &[Step], tokenizer: &Tokenizer) -> (u32, u32) {
     (malformed, repeated)
 }
 
+/// What the model searched for in a step, if it did.
+fn query_of(tokenizer: &Tokenizer, step: &Step) -> Option<String> {
+    match parse(&tokenizer.decode(&step.tokens)) {
+        Action::Search(query) if step.owner == Owner::Model => Some(query),
+        Action::Search(_) | Action::Answer(_) | Action::Malformed => None,
+    }
+}
+
+/// Where a conversation can be cut, so that another goes on from there: numbers of steps from its
+/// beginning that hold a search and end with what the program said.
+pub fn cuts(tokenizer: &Tokenizer, steps: &[Step]) -> Vec<usize> {
+    let turns = steps.iter().enumerate().skip(1);
+    let searched = turns.clone().find(|(_, step)| query_of(tokenizer, step).is_some());
+    let Some((first, _)) = searched else { return Vec::new() };
+    let ends = turns.filter(|(at, step)| *at > first && step.owner == Owner::Tool);
+    ends.map(|(at, _)| at + 1).collect()
+}
+
+/// Of a conversation's `queries` those that were asked in its first `kept` steps, or before it
+/// began.
+pub fn queries_until(
+    tokenizer: &Tokenizer,
+    steps: &[Step],
+    kept: usize,
+    mut queries: Vec<String>,
+) -> Vec<String> {
+    let (before, after) = steps.split_at(kept.min(steps.len()));
+    let asked = |steps: &[Step]| -> Vec<String> {
+        steps.iter().filter_map(|step| query_of(tokenizer, step)).collect()
+    };
+    let (before, after) = (asked(before), asked(after));
+    queries.retain(|query| before.contains(query) || !after.contains(query));
+    queries
+}
+
 /// Passages as an information block. Tags in their text are defused, so that a document cannot
 /// end the block or pose as the model.
 pub fn information(passages: &[Passage]) -> String {
@@ -130,25 +178,20 @@ pub fn instruction(question: &str) -> String {
     )
 }
 
-/// Runs one conversation from `prompt`, looking queries up with `search`.
+/// Runs one conversation from where it has `begun`, looking queries up with `search`; those that it
+/// knows are not searched again.
 ///
 /// # Errors
 /// When generation or a search fails; a malformed or cut-off turn is an outcome, not an error.
 pub fn converse<E: From<GenerateError>>(
     generator: &dyn Generator,
     tokenizer: &Tokenizer,
-    prompt: Vec<u32>,
+    begun: Conversation,
     limits: &Limits,
     mut search: impl FnMut(&str) -> Result<Vec<Passage>, E>,
 ) -> Result<Conversation, E> {
-    let mut talk = Conversation {
-        steps: vec![tool_step(prompt)],
-        queries: Vec::new(),
-        retrieved: Vec::new(),
-        answer: None,
-        stop: StopReason::Length,
-    };
-    let mut asked = HashSet::new();
+    let mut talk = begun;
+    let mut asked: HashSet<String> = talk.queries.iter().map(|q| q.to_lowercase()).collect();
     for turn in 0..limits.turns {
         let so_far = talk.steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
         let request = Request {
@@ -159,7 +202,9 @@ pub fn converse<E: From<GenerateError>>(
         };
         let generations = match generator.generate(&[request]) {
             // It has outgrown the model: cut off, like a turn that is too long.
-            Err(GenerateError::TooLong { .. } | GenerateError::NoMemory { .. }) if turn > 0 => {
+            Err(GenerateError::TooLong { .. } | GenerateError::NoMemory { .. })
+                if turn > 0 || !talk.queries.is_empty() =>
+            {
                 break;
             }
             other => other?,

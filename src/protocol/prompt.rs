@@ -16,10 +16,12 @@ use crate::task::Passage;
 const SEPARATOR: &str = "===\n";
 
 /// The prompts that come with the program, by name.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 7] = [
     ("few_shot", include_str!("prompts/few_shot.jinja")),
     ("bare", include_str!("prompts/bare.jinja")),
     ("closed_book", include_str!("prompts/closed_book.jinja")),
+    ("improve", include_str!("prompts/improve.jinja")),
+    ("diverge", include_str!("prompts/diverge.jinja")),
     ("propose", include_str!("prompts/propose.jinja")),
     ("propose_bare", include_str!("prompts/propose_bare.jinja")),
 ];
@@ -129,7 +131,8 @@ impl Prompts {
         Ok(())
     }
 
-    /// Renders prompt `name` and encodes it. `answer` is empty unless the proposer is meant.
+    /// Renders prompt `name` and encodes it. `answer` is the one that the proposer writes a question
+    /// for, or an earlier one of the solver's; empty otherwise.
     ///
     /// Passages and questions are data: nothing in them is read as a template or special token.
     ///

@@ -43,13 +43,37 @@ impl Reader<'_> {
         samples: usize,
         seed: u64,
     ) -> Result<Request, PromptError> {
-        Ok(Request {
+        Ok(self.request_for(&self.prompt(passages, question)?, sampling, samples, seed))
+    }
+
+    /// The prompt for another answer to a question that `earlier` answered with these passages.
+    ///
+    /// # Errors
+    /// When the template fails.
+    pub fn revision(
+        &self,
+        passages: &[&Passage],
+        question: &str,
+        earlier: &str,
+    ) -> Result<Prompt, PromptError> {
+        self.prompts.render(self.prompt, self.tokenizer, passages, question, earlier)
+    }
+
+    /// A request behind this prompt that ends with the answer's line.
+    pub fn request_for(
+        &self,
+        prompt: &Prompt,
+        sampling: Sampling,
+        samples: usize,
+        seed: u64,
+    ) -> Request {
+        Request {
             samples,
             sampling,
             stop: vec!["\n".into()],
             seed,
-            ..Request::new(self.prompt(passages, question)?.tokens(), self.max_tokens)
-        })
+            ..Request::new(prompt.tokens(), self.max_tokens)
+        }
     }
 
     /// What a demonstration of `text` looks like: exactly what generation would have produced.

@@ -10,11 +10,13 @@ use crate::protocol::PromptError;
 use crate::protocol::Reader;
 use crate::protocol::answer_of;
 use crate::protocol::blocks;
+use crate::protocol::blocks::Conversation;
 use crate::retrieval::RetrievalError;
 use crate::retrieval::Retriever;
 use crate::rng;
 use crate::rollout::Owner;
 use crate::rollout::Rollout;
+use crate::rollout::Start;
 use crate::rollout::Step;
 use crate::task::Passage;
 use crate::task::Task;
@@ -38,6 +40,36 @@ pub enum SolveError {
     Prompt(#[from] PromptError),
 }
 
+/// What a group of rollouts begins with: a task, or a start within one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// The task.
+    pub task: Task,
+    /// What has happened before; none where rollouts begin with the question.
+    pub history: Option<History>,
+}
+
+impl From<Task> for Instance {
+    fn from(task: Task) -> Self {
+        Self { task, history: None }
+    }
+}
+
+/// An earlier rollout of a task, or the beginning of one, from which others go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// Which, and how they go on.
+    pub start: Start,
+    /// Its queries.
+    pub queries: Vec<String>,
+    /// What they found, best first.
+    pub passages: Vec<Passage>,
+    /// Its answer.
+    pub answer: String,
+    /// The steps of it that are kept; what its groups began with is the first.
+    pub steps: Vec<Step>,
+}
+
 /// Attempts tasks with one policy.
 pub struct Solver<'a> {
     /// The policy.
@@ -57,14 +89,14 @@ pub struct Solver<'a> {
 }
 
 impl Solver<'_> {
-    /// One group of rollouts per task, in the tasks' order.
+    /// One group of rollouts per instance, in their order.
     ///
     /// # Errors
     /// When generation or retrieval fails; an empty or cut-off answer is an outcome.
-    pub fn solve(&self, tasks: &[Task]) -> Result<Vec<Vec<Rollout>>, SolveError> {
+    pub fn solve(&self, instances: &[Instance]) -> Result<Vec<Vec<Rollout>>, SolveError> {
         match self.settings.protocol {
-            ProtocolName::ScriptedSearch => self.scripted(tasks),
-            ProtocolName::Blocks => self.blocks(tasks),
+            ProtocolName::ScriptedSearch => self.scripted(instances),
+            ProtocolName::Blocks => self.blocks(instances),
         }
     }
 
@@ -79,33 +111,43 @@ impl Solver<'_> {
         })
     }
 
-    /// One search with the question, made by the program; then the answer.
-    fn scripted(&self, tasks: &[Task]) -> Result<Vec<Vec<Rollout>>, SolveError> {
-        let mut requests = Vec::with_capacity(tasks.len());
-        let mut retrieved = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            let hits = self.retriever.search(&task.question, self.passages)?;
-            let passages: Vec<&Passage> = hits.iter().map(|hit| &hit.passage).collect();
+    /// One search with the question, made by the program; then the answer. Where there is a
+    /// history, its passages, its answer, and another answer.
+    fn scripted(&self, instances: &[Instance]) -> Result<Vec<Vec<Rollout>>, SolveError> {
+        let mut requests = Vec::with_capacity(instances.len());
+        let mut searches = Vec::with_capacity(instances.len());
+        for Instance { task, history } in instances {
             let sampling = Sampling::at(self.settings.temperature);
-            requests.push(self.reader.request(
-                &passages,
-                &task.question,
-                sampling,
-                self.settings.rollouts,
-                rng::derive(self.seed, &[&self.round, &task.id]),
-            )?);
-            retrieved.push(passages.iter().map(|p| p.id.clone()).collect::<Vec<_>>());
+            let seed = rng::derive(self.seed, &[&self.round, &task.id]);
+            let (n, question) = (self.settings.rollouts, &task.question);
+            let search = match history {
+                None => {
+                    let hits = self.retriever.search(question, self.passages)?;
+                    let found: Vec<Passage> = hits.into_iter().map(|hit| hit.passage).collect();
+                    let shown: Vec<&Passage> = found.iter().collect();
+                    requests.push(self.reader.request(&shown, question, sampling, n, seed)?);
+                    (vec![question.clone()], ids(&found))
+                }
+                Some(history) => {
+                    let shown: Vec<&Passage> = history.passages.iter().collect();
+                    let reader = Reader { prompt: history.start.kind.as_str(), ..self.reader };
+                    let prompt = reader.revision(&shown, question, &history.answer)?;
+                    requests.push(reader.request_for(&prompt, sampling, n, seed));
+                    (history.queries.clone(), ids(&history.passages))
+                }
+            };
+            searches.push(search);
         }
         let groups = self.generator.generate(&requests)?;
-        let mut all = Vec::with_capacity(tasks.len());
-        for (((task, request), group), retrieved) in
-            tasks.iter().zip(requests).zip(groups).zip(retrieved)
+        let mut all = Vec::with_capacity(instances.len());
+        for (((Instance { task, history }, request), group), (queries, retrieved)) in
+            instances.iter().zip(requests).zip(groups).zip(searches)
         {
             let rollouts = group.into_iter().enumerate().map(|(index, generation)| Rollout {
                 task_id: task.id.clone(),
                 index: index as u32,
                 model_version: self.generator.model_version().to_string(),
-                queries: vec![task.question.clone()],
+                queries: queries.clone(),
                 retrieved: retrieved.clone(),
                 answer: answer_of(&generation),
                 stop: generation.stop,
@@ -121,6 +163,7 @@ impl Solver<'_> {
                         logprobs: generation.logprobs,
                     },
                 ],
+                start: history.as_ref().map(|history| history.start),
             });
             all.push(rollouts.collect());
         }
@@ -128,18 +171,31 @@ impl Solver<'_> {
     }
 
     /// Conversations in blocks, side by side: while one searches, others write.
-    fn blocks(&self, tasks: &[Task]) -> Result<Vec<Vec<Rollout>>, SolveError> {
+    fn blocks(&self, instances: &[Instance]) -> Result<Vec<Vec<Rollout>>, SolveError> {
         let n = self.settings.rollouts;
-        let all = in_order(tasks.len() * n, CONVERSATIONS, |conversation| {
-            self.conversation(&tasks[conversation / n], conversation % n)
+        let all = in_order(instances.len() * n, CONVERSATIONS, |conversation| {
+            self.conversation(&instances[conversation / n], conversation % n)
         });
         let mut all = all?.into_iter();
-        Ok(tasks.iter().map(|_| all.by_ref().take(n).collect()).collect())
+        Ok(instances.iter().map(|_| all.by_ref().take(n).collect()).collect())
     }
 
-    fn conversation(&self, task: &Task, index: usize) -> Result<Rollout, SolveError> {
+    /// A conversation from its beginning, or from where its history ends: the turns that are kept
+    /// are given, like a prompt.
+    fn conversation(&self, instance: &Instance, index: usize) -> Result<Rollout, SolveError> {
+        let Instance { task, history } = instance;
         let tokenizer = self.reader.tokenizer;
-        let prompt = tokenizer.encode(&blocks::instruction(&task.question));
+        let begun = match history {
+            None => Conversation::with(tokenizer.encode(&blocks::instruction(&task.question))),
+            Some(history) => {
+                let kept = history.steps.iter().flat_map(|step| step.tokens.iter().copied());
+                Conversation {
+                    queries: history.queries.clone(),
+                    retrieved: ids(&history.passages),
+                    ..Conversation::with(kept.collect())
+                }
+            }
+        };
         let number = index.to_string();
         let limits = blocks::Limits {
             turns: BLOCK_TURNS,
@@ -151,7 +207,7 @@ impl Solver<'_> {
             let hits = self.retriever.search(query, self.passages)?;
             Ok(hits.into_iter().map(|hit| hit.passage).collect())
         };
-        let talk = blocks::converse(self.generator, tokenizer, prompt, &limits, search)?;
+        let talk = blocks::converse(self.generator, tokenizer, begun, &limits, search)?;
         Ok(Rollout {
             task_id: task.id.clone(),
             index: index as u32,
@@ -161,6 +217,11 @@ impl Solver<'_> {
             retrieved: talk.retrieved,
             answer: talk.answer,
             stop: talk.stop,
+            start: history.as_ref().map(|history| history.start),
         })
     }
+}
+
+fn ids(passages: &[Passage]) -> Vec<String> {
+    passages.iter().map(|passage| passage.id.clone()).collect()
 }

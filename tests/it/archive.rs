@@ -2,6 +2,7 @@
 
 mod care;
 mod crash;
+mod curriculum;
 mod damage;
 pub(crate) mod durability;
 mod files;
@@ -179,6 +180,7 @@ fn rollout(task: &str, index: u32, solved: bool) -> (Rollout, Score) {
         retrieved: vec!["p1".into(), "p2".into()],
         answer: solved.then(|| "1889".to_string()),
         stop: if solved { StopReason::StopString } else { StopReason::Length },
+        start: None,
     };
     let grade = f32::from(u8::from(solved));
     (rollout, Score { exact_match: grade, f1: grade * 0.9, reward: grade * 0.1 })

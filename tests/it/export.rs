@@ -203,6 +203,7 @@ fn rollout(task: &str, index: u32, answer: &str, f1: f32, shown: &[&String]) -> 
         retrieved: shown.iter().map(|text| passage_id("Tower", text)).collect(),
         answer: (!answer.is_empty()).then(|| answer.to_string()),
         stop: if answer == "cut" { StopReason::Length } else { StopReason::StopString },
+        start: None,
     };
     let exact_match = f32::from(u8::from(f1 >= 1.0));
     (rollout, Score { exact_match, f1, reward: f1 })

@@ -14,6 +14,7 @@ mod cloze;
 mod corpus;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod curriculum;
 mod decoder;
 mod default_model;
 mod device;

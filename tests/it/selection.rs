@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use nightschool::archive::StoredRollout;
 use nightschool::config;
+use nightschool::config::Settings;
 use nightschool::config::Train;
 use nightschool::phase::selection;
 use nightschool::phase::selection::ChosenGroup;
@@ -20,17 +21,23 @@ use nightschool::trainer::objective::advantage::Baselines;
 
 const PROMPT: [u32; 3] = [7, 8, 9];
 
-fn train(flags: &[&str]) -> Train {
+fn settings(flags: &[&str]) -> Settings {
     let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_string()).collect();
-    config::load(&[], &flags).unwrap().train
+    config::load(&[], &flags).unwrap()
 }
 
+fn train(flags: &[&str]) -> Train {
+    settings(flags).train
+}
+
+/// What is chosen where every group is admitted.
 fn select(
     train: &Train,
     groups: Vec<PlayedGroup>,
     baselines: &mut Baselines,
 ) -> (Vec<ChosenGroup>, Counts) {
-    selection::select(train, &config::load(&[], &[]).unwrap().reward, groups, baselines)
+    let Settings { reward, curriculum, .. } = settings(&[]);
+    selection::select(train, &reward, &curriculum, groups, baselines)
 }
 
 /// A rollout that wrote token `index` and then was given a passage.
@@ -54,6 +61,7 @@ fn rollout(index: u32, reward: f32) -> StoredRollout {
         retrieved: Vec::new(),
         answer: None,
         stop: StopReason::EndOfText,
+        start: None,
     };
     let score = Score { exact_match: 0.0, f1: reward, reward };
     StoredRollout { night: 1, round: 0, rollout, score, sampling: None }
@@ -155,4 +163,42 @@ fn branches_hold_what_followed_the_prompt() {
     let (examples, counted) = select(&train(&[]), vec![strange], &mut Baselines::default());
     assert!(examples.is_empty());
     assert_eq!(counted, counts(0, &[(LeftOut::PromptsDiffer, 1)]));
+}
+
+#[test]
+fn only_groups_that_the_curriculum_admits_are_trained_on() {
+    let solved = |mut group: PlayedGroup| {
+        for stored in &mut group.rollouts {
+            stored.score.exact_match = f32::from(u8::from(stored.score.reward >= 1.0));
+        }
+        group
+    };
+    let groups = || {
+        [&[1.0, 0.5, 0.0][..], &[0.5, 0.0, 0.0], &[1.0, 1.0, 1.0], &[0.5, 0.4, 0.5]]
+            .map(|rewards| solved(group(1, rewards)))
+            .to_vec()
+    };
+    let admit = |flags: &[&str]| {
+        let settings = settings(flags);
+        let mut baselines = Baselines::default();
+        let Settings { train, reward, curriculum, .. } = &settings;
+        selection::select(train, reward, curriculum, groups(), &mut baselines).1
+    };
+    assert_eq!(admit(&[]), counts(3, &[(LeftOut::NoVariance, 1)]));
+    assert_eq!(admit(&["curriculum.admit=mixed"]), counts(1, &[(LeftOut::NotMixed, 3)]));
+    // The variances are 0.167, 0.056, 0 and 0.002.
+    assert_eq!(admit(&["curriculum.admit=learnable"]), counts(2, &[(LeftOut::BelowMinScore, 2)]));
+    let strict = ["curriculum.admit=learnable", "curriculum.min_score=0.1"];
+    assert_eq!(admit(&strict), counts(1, &[(LeftOut::BelowMinScore, 3)]));
+    // What was cut off does not make a group mixed.
+    let settings = settings(&["curriculum.admit=mixed"]);
+    let cut = vec![cut_off(solved(group(1, &[1.0, 1.0, 0.0])), &[2])];
+    let (_, counted) = selection::select(
+        &settings.train,
+        &settings.reward,
+        &settings.curriculum,
+        cut,
+        &mut Baselines::default(),
+    );
+    assert_eq!(counted, counts(0, &[(LeftOut::NotMixed, 1)]));
 }

@@ -266,6 +266,7 @@ fn rollout(
         retrieved: (0..5).map(|place| rng::content_id(&[task_id, &place.to_string()])).collect(),
         answer: Some(words(rng, 2)),
         stop: StopReason::StopString,
+        start: None,
     };
     let grade = f32::from(u8::from(solved));
     (rollout, Score { exact_match: grade, f1: grade, reward: grade })

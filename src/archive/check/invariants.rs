@@ -77,6 +77,18 @@ pub(super) const ALL: &[Invariant] = &[
         repair: Some(RECOUNT),
     },
     Invariant {
+        kind: FindingKind::Count,
+        place: "group_start",
+        wrong: "groups whose depth is not one more than that of what they started from, or that \
+                have no rollouts",
+        sql: "SELECT g.task_id, g.night FROM group_start g LEFT JOIN group_start f
+                  ON f.task_id = g.task_id AND f.night = g.from_night AND f.round = g.from_round
+              WHERE g.depth <> coalesce(f.depth, 0) + 1
+              OR NOT EXISTS (SELECT 1 FROM rollout r WHERE r.task_id = g.task_id
+                             AND r.night = g.night AND r.round = g.round)",
+        repair: None,
+    },
+    Invariant {
         kind: FindingKind::Words,
         place: "task_words",
         wrong: "tasks that the index of words lacks, or has although they are none",

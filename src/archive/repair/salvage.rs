@@ -20,16 +20,36 @@ use crate::archive::readable::Table;
 /// Tables to which nearly everything refers: without one of their rows little would be left.
 const ROOTS: [&str; 2] = ["night", "model_version"];
 
-/// Tables without which a task is not whole, or a draft not what it was.
-const HALVES: [&str; 3] = [
-    "DELETE FROM task WHERE hops <> (SELECT count(*) FROM task_evidence e WHERE e.task_id = task.id)
+/// Rows without which a task is not whole, a draft or the start of a group not what it was; with the
+/// table that they leave.
+const HALVES: [(&str, &str); 4] = [
+    (
+        "task",
+        "DELETE FROM task WHERE hops <> (
+             SELECT count(*) FROM task_evidence e WHERE e.task_id = task.id)
          OR NOT EXISTS (SELECT 1 FROM draft d WHERE d.number = task.number AND d.id = task.id)",
-    "DELETE FROM draft WHERE rejection IS NULL
+    ),
+    (
+        "draft",
+        "DELETE FROM draft WHERE rejection IS NULL
          AND NOT EXISTS (SELECT 1 FROM task t WHERE t.number = draft.number)",
-    "DELETE FROM draft WHERE rejection IS NOT (
-         SELECT v.rejection FROM verdict v
-         WHERE v.draft_id = draft.id AND v.required = 1 AND v.rejection IS NOT NULL
-         ORDER BY v.ordinal LIMIT 1)",
+    ),
+    (
+        "draft",
+        "DELETE FROM draft WHERE rejection IS NOT (
+             SELECT v.rejection FROM verdict v
+             WHERE v.draft_id = draft.id AND v.required = 1 AND v.rejection IS NOT NULL
+             ORDER BY v.ordinal LIMIT 1)",
+    ),
+    (
+        "group_start",
+        "DELETE FROM group_start WHERE NOT EXISTS (
+             SELECT 1 FROM rollout r WHERE r.task_id = group_start.task_id
+                 AND r.night = group_start.night AND r.round = group_start.round)
+         OR depth <> 1 + coalesce((
+             SELECT f.depth FROM group_start f WHERE f.task_id = group_start.task_id
+                 AND f.night = group_start.from_night AND f.round = group_start.from_round), 0)",
+    ),
 ];
 
 /// Copies all tables of `old`, the archive at `path`, into the empty archive `new`; leaves out what
@@ -125,8 +145,7 @@ fn leave_out_halves(
     let references = References::of(tx)?;
     loop {
         let mut changed = 0;
-        for sql in HALVES {
-            let table = if sql.starts_with("DELETE FROM task ") { "task" } else { "draft" };
+        for (table, sql) in HALVES {
             changed += count(losses, table, tx.execute(sql, [])?);
         }
         for (table, sql, deletes) in &references.0 {

@@ -13,6 +13,7 @@ use crate::archive::ArchiveReader;
 use crate::archive::Imported;
 use crate::archive::StoredRollout;
 use crate::archive::TaskDetail;
+use crate::rollout::Start;
 
 #[derive(Debug, Args)]
 #[command(before_help = "\
@@ -103,9 +104,22 @@ fn rendered(detail: &TaskDetail) -> String {
         });
         text += &format!("\n\n{}", table(&["again in night", "outcome", "against"], rows));
     }
+    if !detail.standings.is_empty() {
+        let rows = detail.standings.iter().map(|change| {
+            vec![
+                change.standing.as_str().to_string(),
+                change.night.to_string(),
+                change.round.to_string(),
+                change.reason.as_str().to_string(),
+                format!("{} of {} solved", change.solved, change.attempts),
+            ]
+        });
+        let header = ["standing", "since night", "round", "because", "of these attempts"];
+        text += &format!("\n\n{}", table(&header, rows));
+    }
     if !detail.rollouts.is_empty() {
         let header =
-            ["night", "round", "no", "by", "answer", "em", "f1", "reward", "end", "tokens"];
+            ["night", "round", "no", "from", "by", "answer", "em", "f1", "reward", "end", "tokens"];
         text += &format!("\n\n{}", table(&header, detail.rollouts.iter().map(rollout_row)));
     }
     if !detail.model_versions.is_empty() {
@@ -137,12 +151,19 @@ fn made(detail: &TaskDetail) -> String {
     }
 }
 
+/// How a rollout goes on from an earlier one, and by night, round and number from which.
+fn start(start: &Start) -> String {
+    let Start { kind, depth, night, round, index, .. } = start;
+    format!("{} {night}/{round}/{index}, depth {depth}", kind.as_str())
+}
+
 fn rollout_row(stored: &StoredRollout) -> Vec<String> {
     let (rollout, score) = (&stored.rollout, &stored.score);
     vec![
         stored.night.to_string(),
         stored.round.to_string(),
         rollout.index.to_string(),
+        or_dash(rollout.start.as_ref().map(start)),
         rollout.model_version.clone(),
         or_dash(rollout.answer.as_ref().map(|answer| shortened(answer, 40))),
         format!("{:.0}", score.exact_match),

@@ -83,6 +83,7 @@ fn record_rollout(archive: &Archive, night: u32, version: &str, score: Score) {
         retrieved: Vec::new(),
         answer: Some("Watt".into()),
         stop: StopReason::StopString,
+        start: None,
     };
     let unit = Unit { night, phase: "rollouts", key: "0" };
     let sampling = json!({"temperature": 1.0});
