@@ -6,15 +6,16 @@ use std::collections::HashSet;
 use rusqlite::Transaction;
 use rusqlite::params;
 use serde::Serialize;
-use unicode_normalization::UnicodeNormalization;
 
 use super::Archive;
 use super::ArchiveReader;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::lineage;
+use super::minhash;
 use super::night::Unit;
 use super::value;
+use crate::answer;
 use crate::rng;
 use crate::rng::content_id;
 use crate::task::Draft;
@@ -48,17 +49,9 @@ pub struct GateCounts {
     pub rejections: BTreeMap<Rejection, u64>,
 }
 
-/// A question reduced to its words: compatibility forms unified, lower case, no punctuation.
-fn question_key(question: &str) -> String {
-    let folded: String = question.nfkc().flat_map(char::to_lowercase).collect();
-    let words: Vec<&str> =
-        folded.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    words.join(" ")
-}
-
-/// A hash of that: 64 bits, so that a false match among a million questions is a one in 10⁸ event.
+/// A hash of a question's words: 64 bits, so that a false match among a million questions is a one in 10⁸ event.
 pub(super) fn question_hash(question: &str) -> i64 {
-    rng::derive(0, &[&question_key(question)]).cast_signed()
+    rng::derive(0, &[&answer::question_key(question)]).cast_signed()
 }
 
 /// The id under which a seed is stored.
@@ -295,6 +288,7 @@ fn put_task(
     ])?;
     tx.prepare_cached("INSERT INTO task_words (rowid, question, answer) VALUES (?1, ?2, ?3)")?
         .execute(params![number, task.question, task.answer])?;
+    minhash::put(tx, number, &task.question)?;
     let mut evidence = tx.prepare_cached(
         "INSERT INTO task_evidence (task_id, ordinal, passage_id) VALUES (?1, ?2, ?3)",
     )?;

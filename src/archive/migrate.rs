@@ -8,13 +8,14 @@ use rusqlite_migration::M;
 use rusqlite_migration::Migrations;
 
 use super::draft::question_hash;
+use super::minhash;
 use super::rollout::PackedSteps;
 use super::rollout::put_prompt;
 use super::value;
 use crate::rollout::Step;
 
 /// How many migrations there are: the schema version this program reads and writes.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 
 /// All of them; a released one never changes.
 fn all() -> Migrations<'static> {
@@ -26,6 +27,7 @@ fn all() -> Migrations<'static> {
             .foreign_key_check(),
         M::up_with_hook(include_str!("migrations/0005_suites_and_imports.sql"), to_version_5),
         M::up(include_str!("migrations/0006_proposals.sql")).foreign_key_check(),
+        M::up_with_hook(include_str!("migrations/0007_minhash.sql"), to_version_7),
     ])
 }
 
@@ -33,6 +35,11 @@ fn all() -> Migrations<'static> {
 /// be enforced meanwhile: tables are replaced.
 pub(super) fn to_latest(connection: &mut Connection) -> rusqlite_migration::Result<()> {
     all().to_latest(connection)
+}
+
+/// Computes the signatures of the questions.
+fn to_version_7(tx: &Transaction<'_>) -> HookResult {
+    Ok(minhash::refill(tx)?)
 }
 
 /// Hashes the questions of suites.

@@ -23,6 +23,7 @@ mod lineage;
 mod listing;
 mod log;
 mod migrate;
+mod minhash;
 mod model;
 mod night;
 mod proposal;
