@@ -68,6 +68,7 @@ pub use self::corpus::SourceFile;
 pub use self::corpus::SourceFileContent;
 pub use self::curation::Curation;
 pub use self::curation::Decision;
+pub use self::draft::CheckCounts;
 pub use self::draft::GateCounts;
 pub use self::draft::GatedDraft;
 pub use self::error::ArchiveError;

@@ -1,6 +1,7 @@
 //! Evaluation: answering a frozen suite, and deciding what goes live.
 
 pub mod bootstrap;
+pub mod proportion;
 pub mod standalone;
 
 use serde::Deserialize;

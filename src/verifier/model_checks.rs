@@ -66,6 +66,16 @@ pub struct Cost {
     pub seconds: f64,
 }
 
+impl Cost {
+    /// Adds what another batch asked.
+    pub fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        self.prompt_tokens += more.prompt_tokens;
+        self.tokens += more.tokens;
+        self.seconds += more.seconds;
+    }
+}
+
 /// What each check asked of the model.
 pub type Costs = BTreeMap<&'static str, Cost>;
 

@@ -109,10 +109,11 @@ impl ModelChecks<'_> {
         };
         let all: Vec<Result<Continuation, String>> = places.map(continuation).collect();
         let given: Vec<Continuation> = all.iter().flatten().cloned().collect();
-        if given.is_empty() {
-            return Ok(all.into_iter().map(|one| one.map(|_| 0.0)).collect());
-        }
-        let scored = match generator.score(&given) {
+        let scored = match given.is_empty() {
+            true => Ok(Vec::new()),
+            false => generator.score(&given),
+        };
+        let scored = match scored {
             Err(error @ (GenerateError::Interrupted | GenerateError::Stopped(_))) => {
                 return Err(error);
             }
