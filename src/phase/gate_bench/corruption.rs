@@ -1,5 +1,6 @@
 //! Ways in which a draft is made bad.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use rand::Rng as _;
@@ -64,12 +65,12 @@ impl Corruption {
     }
 
     /// The question made bad; none where it does not lend itself to this. A passage that it needs
-    /// is added to those of the material.
+    /// is added to those of the material, a question that it takes is taken from the `others`.
     pub(super) fn apply(
         self,
         drafted: &Drafted,
         material: &mut Material,
-        others: &[Drafted],
+        others: &mut VecDeque<Drafted>,
         rng: &mut Rng,
     ) -> Option<Drafted> {
         let mut corrupted = drafted.clone();
@@ -85,13 +86,14 @@ impl Corruption {
                 };
             }
             Self::QuestionOfAnotherPassage => {
-                let differs = |other: &&Drafted| {
+                let differs = |other: &Drafted| {
                     let (own, its) = (&drafted.seed, &other.seed);
                     answer::f1(&own.answer, &its.answer) == 0.0
                         && own.path.iter().all(|id| !its.path.contains(id))
                         && !answer::contains(&other.question, &own.answer)
                 };
-                corrupted.question = others.iter().find(differs)?.question.clone();
+                let at = others.iter().rposition(differs)?;
+                corrupted.question = others.remove(at)?.question;
             }
             Self::Leak => {
                 let stem = drafted.question.trim_end_matches(['?', ' ']);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -107,19 +108,17 @@ impl Material {
     pub(super) fn draw(&mut self, bench: &GateBench) -> anyhow::Result<Vec<Posed>> {
         let kinds = Corruption::ALL.len();
         let each = (bench.drafts / 2).div_ceil(kinds).max(1);
-        let mut left = std::mem::take(&mut self.questions).into_iter();
-        let clean: Vec<Drafted> = left.by_ref().take(each * kinds).collect();
-        let mut posed: Vec<Posed> =
-            clean.iter().map(|drafted| posed(drafted.clone(), None, bench)).collect();
+        let mut left = VecDeque::from(std::mem::take(&mut self.questions));
+        let clean = left.drain(..left.len().min(each * kinds));
+        let mut posed: Vec<Posed> = clean.map(|drafted| posed(drafted, None, bench)).collect();
         let mut missing: Vec<(Corruption, usize)> =
             Corruption::ALL.map(|kind| (kind, each)).to_vec();
-        for (number, drafted) in left.enumerate() {
+        while let Some(drafted) = left.pop_front().filter(|_| !missing.is_empty()) {
             // The kinds take turns; one that this question does not lend itself to waits.
-            missing.rotate_left(usize::from(!missing.is_empty()));
+            missing.rotate_left(1);
             let mut rng = rng::stream(bench.seed, &["corruption", &drafted.id]);
-            let others = &clean[number % clean.len().max(1)..];
             let corrupted = missing.iter_mut().find_map(|(kind, n)| {
-                let corrupted = kind.apply(&drafted, self, others, &mut rng)?;
+                let corrupted = kind.apply(&drafted, self, &mut left, &mut rng)?;
                 *n -= 1;
                 Some((corrupted, *kind))
             });
@@ -127,9 +126,6 @@ impl Material {
                 posed.push(self::posed(corrupted, Some(kind), bench));
             }
             missing.retain(|(_, n)| *n > 0);
-            if missing.is_empty() {
-                break;
-            }
         }
         if !missing.is_empty() {
             anyhow::bail!(
