@@ -1,6 +1,7 @@
 //! Whole nights of the real program on a tiny model: they end, they go on after `kill -9`, and the
 //! end is the same.
 
+mod gate;
 mod imports;
 mod objectives;
 mod proposer;

@@ -12,6 +12,7 @@ use nightschool::corpus::KnowledgeGraph;
 use nightschool::export::Format;
 use nightschool::export::Side;
 use nightschool::phase::ingest;
+use nightschool::phase::known::ArchivedQuestions;
 use nightschool::proposer::cloze;
 use nightschool::retrieval::LexicalIndex;
 use nightschool::retrieval::Retriever;

@@ -251,6 +251,8 @@ impl School {
             "propose.max_tokens=12",
             "verify.record_on_code=4",
             "verify.noise_passages=1",
+            // These models find an answer without reading.
+            "verify.evidence_needed=false",
             "retrieval.passages=1",
             "warm_start.steps=6",
             "warm_start.searches=1",
