@@ -126,8 +126,7 @@ pub fn run(bench: &GateBench) -> anyhow::Result<GateReport> {
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &bench.cache)?)?);
     let config = model.decoder.config();
     let adapter = bench.adapter.as_deref().map(|dir| Adapter::load(dir, config)).transpose()?;
-    let engine =
-        Engine::open(model.clone(), &bench.settings.inference, bench.interrupt.clone())?;
+    let engine = Engine::open(model.clone(), &bench.settings.inference, bench.interrupt.clone())?;
     let base = engine.policy("base", None)?;
     let reader = match &adapter {
         Some(adapter) => engine.policy("adapter", Some(adapter))?,

@@ -154,7 +154,8 @@ impl ModelChecks<'_> {
         generator: &dyn Generator,
         costs: &mut Costs,
     ) -> Result<(), GenerateError> {
-        let check = Check { name: EVIDENCE_NEEDED, generator, reader: self.open_book, greedy: false };
+        let check =
+            Check { name: EVIDENCE_NEEDED, generator, reader: self.open_book, greedy: false };
         let views = |candidate: &Candidate| {
             let all = self.evidence_in_noise(candidate)?;
             let without = |id: &String| View {

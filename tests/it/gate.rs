@@ -198,8 +198,18 @@ fn of_several_samples_a_majority_decides() {
         |majority: &str| settings(&["verify.samples=3", &format!("verify.majority={majority}")]);
     for (majority, open, closed, outcome) in [
         ("0.6", [" 1755", " 1908", " 1755"], [" 1", " 2", " 1755"], ("rag", None)),
-        ("0.7", [" 1755", " 1908", " 1755"], [" 1", " 2", " 1755"], ("rag", Some(Rejection::Unsolved))),
-        ("0.67", [" 1755", " 1908", " 1755"], [" 1", " 2", " 1755"], ("rag", Some(Rejection::Unsolved))),
+        (
+            "0.7",
+            [" 1755", " 1908", " 1755"],
+            [" 1", " 2", " 1755"],
+            ("rag", Some(Rejection::Unsolved)),
+        ),
+        (
+            "0.67",
+            [" 1755", " 1908", " 1755"],
+            [" 1", " 2", " 1755"],
+            ("rag", Some(Rejection::Unsolved)),
+        ),
         ("0.66", [" 1", " 1908", " 1755"], [" 1", " 2", " 3"], ("rag", Some(Rejection::Unsolved))),
         ("0.3", ["", "", ""], [" 1", " 2", " 1755"], ("closed_book", Some(Rejection::ClosedBook))),
     ] {
@@ -226,10 +236,10 @@ fn every_passage_of_the_evidence_must_be_needed() {
         let [with, without] = &open.seen()[..] else { panic!() };
         assert!(without.prompt.len() < with.prompt.len());
         let reading = &candidates[0].verdicts[2].evidence["readings"][0];
-        assert_eq!((&reading["without"], &reading["answers"][0]["answer"]), (
-            &"lisbon".into(),
-            &said.trim().into()
-        ));
+        assert_eq!(
+            (&reading["without"], &reading["answers"][0]["answer"]),
+            (&"lisbon".into(), &said.trim().into())
+        );
         assert!(!reading["passages"].as_array().unwrap().contains(&"lisbon".into()));
     }
     // Of two hops each in turn: the second alone suffices.

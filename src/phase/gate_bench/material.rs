@@ -72,11 +72,8 @@ pub(super) struct Material {
 
 impl Material {
     pub(super) fn read(bench: &GateBench) -> anyhow::Result<Self> {
-        let reading = corpus::read_paths(
-            std::slice::from_ref(&bench.corpus),
-            &HashMap::new(),
-            &|_, _| {},
-        )?;
+        let reading =
+            corpus::read_paths(std::slice::from_ref(&bench.corpus), &HashMap::new(), &|_, _| {})?;
         let mut passages: Vec<Passage> = Vec::new();
         let mut by_record: HashMap<String, Vec<Passage>> = HashMap::new();
         for document in &reading.documents {

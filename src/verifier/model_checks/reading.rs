@@ -143,12 +143,15 @@ impl<'a> ModelChecks<'a> {
         };
         let cost = costs.entry(check.name).or_default();
         cost.requests += requests.len() as u64;
-        cost.prompt_tokens += requests.iter().map(|request| request.prompt.len() as u64).sum::<u64>();
+        cost.prompt_tokens +=
+            requests.iter().map(|request| request.prompt.len() as u64).sum::<u64>();
         cost.seconds += start.elapsed().as_secs_f64();
         let mut generated = match generated {
             Ok(generated) => generated.into_iter(),
             Err(why) => {
-                asked.iter().for_each(|(at, _)| push_failure(&mut candidates[*at], check.name, &why));
+                asked
+                    .iter()
+                    .for_each(|(at, _)| push_failure(&mut candidates[*at], check.name, &why));
                 return Ok(Vec::new());
             }
         };
@@ -176,7 +179,8 @@ impl<'a> ModelChecks<'a> {
             _ => Sampling::at(self.settings.temperature),
         };
         let requests = views.iter().enumerate().map(|(place, view)| {
-            let seed = rng::derive(self.seed, &[check.name, &candidate.draft.id, &place.to_string()]);
+            let seed =
+                rng::derive(self.seed, &[check.name, &candidate.draft.id, &place.to_string()]);
             let question = candidate.question();
             Ok(check.reader.request(&view.passages, question, sampling, samples, seed)?)
         });

@@ -45,12 +45,24 @@ fn write_files(school: &School) {
 fn the_gate_is_measured_on_questions_half_of_them_corrupted() {
     let school = School::counting();
     write_files(&school);
-    let files = ["corpus", "questions", "details"].map(|name| school.path(&format!("{name}.jsonl")));
+    let files =
+        ["corpus", "questions", "details"].map(|name| school.path(&format!("{name}.jsonl")));
     let [corpus, questions, details] = files.each_ref().map(|path| path.to_str().unwrap());
     let model = school.path("model");
     let report = school.json(&[
-        "bench", "gate", "--drafts", "10", "--every-check", "--corpus", corpus, "--questions",
-        questions, "--details", details, "--model", model.to_str().unwrap(),
+        "bench",
+        "gate",
+        "--drafts",
+        "10",
+        "--every-check",
+        "--corpus",
+        corpus,
+        "--questions",
+        questions,
+        "--details",
+        details,
+        "--model",
+        model.to_str().unwrap(),
     ]);
     assert_eq!((&report["clean"], &report["corrupted"]), (&5.into(), &5.into()), "{report}");
     let kinds = report["corruptions"].as_array().unwrap();
@@ -83,8 +95,17 @@ fn the_gate_is_measured_on_questions_half_of_them_corrupted() {
     }
     // The same again, to the same end.
     let again = school.json(&[
-        "bench", "gate", "--drafts", "10", "--every-check", "--corpus", corpus, "--questions",
-        questions, "--model", model.to_str().unwrap(),
+        "bench",
+        "gate",
+        "--drafts",
+        "10",
+        "--every-check",
+        "--corpus",
+        corpus,
+        "--questions",
+        questions,
+        "--model",
+        model.to_str().unwrap(),
     ]);
     assert_eq!(again["corruptions"], report["corruptions"]);
 }
