@@ -74,6 +74,9 @@ impl Material {
     pub(super) fn read(bench: &GateBench) -> anyhow::Result<Self> {
         let reading =
             corpus::read_paths(std::slice::from_ref(&bench.corpus), &HashMap::new(), &|_, _| {})?;
+        for skipped in &reading.skipped {
+            tracing::warn!(path = skipped.path, detail = skipped.detail, "left out of the corpus");
+        }
         let mut passages: Vec<Passage> = Vec::new();
         let mut by_record: HashMap<String, Vec<Passage>> = HashMap::new();
         for document in &reading.documents {

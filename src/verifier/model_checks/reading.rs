@@ -101,7 +101,7 @@ impl Reading<'_> {
     }
 }
 
-impl<'a> ModelChecks<'a> {
+impl ModelChecks<'_> {
     /// Puts the questions of all candidates that stand to the model, with the views of each, and
     /// returns the readings of those for whom that worked, by their place. The others are rejected.
     pub(super) fn read<'p>(

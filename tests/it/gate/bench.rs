@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nightschool::evaluation::proportion::wilson;
 use serde_json::Value;
 use serde_json::json;
 
@@ -108,4 +109,15 @@ fn the_gate_is_measured_on_questions_half_of_them_corrupted() {
         model.to_str().unwrap(),
     ]);
     assert_eq!(again["corruptions"], report["corruptions"]);
+}
+
+#[test]
+fn proportions_have_the_intervals_of_wilson() {
+    let near = |(low, high): (f64, f64), (l, h): (f64, f64)| {
+        assert!((low - l).abs() < 5e-4 && (high - h).abs() < 5e-4, "{low} {high}");
+    };
+    near(wilson(8, 10), (0.4902, 0.9433));
+    near(wilson(0, 20), (0.0, 0.1611));
+    near(wilson(20, 20), (0.8389, 1.0));
+    near(wilson(0, 0), (0.0, 1.0));
 }
