@@ -68,6 +68,8 @@ pub struct GateBench {
     pub details: Option<PathBuf>,
     /// The model, the checks and how versions are asked.
     pub settings: Settings,
+    /// Folder of prompts beside those built in, or in their place.
+    pub prompts: Option<PathBuf>,
     /// Where models are kept.
     pub cache: PathBuf,
     /// Set to stop at the next opportunity.
@@ -132,13 +134,17 @@ pub fn run(bench: &GateBench) -> anyhow::Result<GateReport> {
         Some(adapter) => engine.policy("adapter", Some(adapter))?,
         None => base.clone(),
     };
+    let prompts = match &bench.prompts {
+        Some(folder) => Prompts::with_folder(folder)?,
+        None => Prompts::built_in()?,
+    };
     let gate = Gate {
         verify: &bench.settings.verify,
         evaluate: &bench.settings.evaluate,
         passages: &material.passages,
         passage_ids: &material.ids,
         retriever: &material.index,
-        prompts: &Prompts::built_in()?,
+        prompts: &prompts,
         tokenizer: &model.tokenizer,
         seed: bench.seed,
     };

@@ -71,6 +71,8 @@ pub(super) fn run(global: &Global, args: &GateArgs) -> anyhow::Result<()> {
     let model = places::model_flag(args.model.as_ref());
     let flags: Vec<String> = model.into_iter().collect();
     let of_home = adapter.as_ref().is_some_and(|found| found.of_home);
+    let named = of_home || global.home.is_some();
+    let prompts = named.then(|| places::home(global)).transpose()?.map(|home| home.prompts());
     let bench = GateBench {
         corpus: args.corpus.clone(),
         questions: args.questions.clone(),
@@ -84,6 +86,7 @@ pub(super) fn run(global: &Global, args: &GateArgs) -> anyhow::Result<()> {
         every_check: args.every_check,
         details: args.details.clone(),
         settings: places::settings_of_named_home(global, of_home, &flags)?,
+        prompts,
         cache: places::cache()?,
         interrupt: interrupt::install()?,
     };
