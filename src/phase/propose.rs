@@ -15,7 +15,6 @@ use crate::archive::Proposal;
 use crate::archive::TaskFilter;
 use crate::config::Role;
 use crate::corpus::KnowledgeGraph;
-use crate::inference::Generator;
 use crate::inference::Sampling;
 use crate::model::adapter_set::is_untouched;
 use crate::progress::Progress;
