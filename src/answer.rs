@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use unicode_normalization::UnicodeNormalization;
+
 /// Lower case, punctuation removed, articles removed, white space collapsed.
 ///
 /// ```
@@ -57,4 +59,13 @@ pub fn best_match<S: AsRef<str>>(prediction: &str, references: &[S]) -> (f32, f3
 pub fn contains(text: &str, answer: &str) -> bool {
     let answer = normalise(answer);
     !answer.is_empty() && format!(" {} ", normalise(text)).contains(&format!(" {answer} "))
+}
+
+/// A question reduced to its words: compatibility forms unified, lower case, no punctuation. What
+/// asks the same has the same key.
+pub fn question_key(question: &str) -> String {
+    let folded: String = question.nfkc().flat_map(char::to_lowercase).collect();
+    let words: Vec<&str> =
+        folded.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.join(" ")
 }

@@ -122,24 +122,33 @@ pub enum Rejection {
     NoEvidence,
     /// The archive already has this question.
     Duplicate,
-    /// With the evidence among noise passages the model did not find the answer.
-    Unsolved,
+    /// The archive has nearly this question, with the same answer.
+    NearDuplicate,
     /// The model knew the answer without any document.
     ClosedBook,
+    /// With the evidence among noise passages the model did not find the answer.
+    Unsolved,
+    /// Without a passage of the evidence the model found the answer, too.
+    EvidenceNotNeeded,
+    /// Another passage supports another answer as well.
+    Ambiguous,
     /// A check could not be carried out; the gate fails closed.
     CheckFailed,
 }
 
 impl Rejection {
     /// All reasons, in the order of the gate.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::Length,
         Self::Leak,
         Self::NoEvidence,
         Self::Duplicate,
-        Self::Unsolved,
+        Self::NearDuplicate,
         Self::ClosedBook,
+        Self::Unsolved,
+        Self::EvidenceNotNeeded,
+        Self::Ambiguous,
         Self::CheckFailed,
     ];
 
@@ -151,8 +160,11 @@ impl Rejection {
             Self::Leak => "leak",
             Self::NoEvidence => "no_evidence",
             Self::Duplicate => "duplicate",
-            Self::Unsolved => "unsolved",
+            Self::NearDuplicate => "near_duplicate",
             Self::ClosedBook => "closed_book",
+            Self::Unsolved => "unsolved",
+            Self::EvidenceNotNeeded => "evidence_not_needed",
+            Self::Ambiguous => "ambiguous",
             Self::CheckFailed => "check_failed",
         }
     }
@@ -166,8 +178,7 @@ impl Rejection {
 /// What one check said about one draft, with what it saw.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Name of the check: `format`, `length`, `leak`, `evidence`, `duplicate`, `rag` or
-    /// `closed_book`.
+    /// Name of the check: one of those of the gate.
     pub check: String,
     /// `None` when the draft passed this check.
     pub rejection: Option<Rejection>,

@@ -28,7 +28,7 @@ pub enum FindingKind {
     Fate,
     /// A count that differs from what it counts.
     Count,
-    /// The index of words differs from the tasks.
+    /// The index of words, or the signatures, differ from the tasks.
     Words,
     /// A value that does not read back.
     Value,
@@ -79,6 +79,7 @@ impl Finding {
 /// What a repair does, by the cause.
 pub(super) const REINDEX: &str = "builds the index again";
 pub(super) const REBUILD_WORDS: &str = "builds the index of words again";
+pub(super) const REFILL: &str = "computes the signatures again";
 pub(super) const RECOUNT: &str = "counts again";
 pub(super) const COPY: &str = "copies what can be read into a new file, and says what was lost";
 

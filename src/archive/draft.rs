@@ -5,16 +5,18 @@ use std::collections::HashSet;
 
 use rusqlite::Transaction;
 use rusqlite::params;
+use serde::Deserialize;
 use serde::Serialize;
-use unicode_normalization::UnicodeNormalization;
 
 use super::Archive;
 use super::ArchiveReader;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::lineage;
+use super::minhash;
 use super::night::Unit;
 use super::value;
+use crate::answer;
 use crate::rng;
 use crate::rng::content_id;
 use crate::task::Draft;
@@ -23,6 +25,7 @@ use crate::task::Rejection;
 use crate::task::Seed;
 use crate::task::Task;
 use crate::task::Verdict;
+use crate::verifier::CHECKS;
 
 /// A draft that went through the gate.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,17 +51,22 @@ pub struct GateCounts {
     pub rejections: BTreeMap<Rejection, u64>,
 }
 
-/// A question reduced to its words: compatibility forms unified, lower case, no punctuation.
-fn question_key(question: &str) -> String {
-    let folded: String = question.nfkc().flat_map(char::to_lowercase).collect();
-    let words: Vec<&str> =
-        folded.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    words.join(" ")
+/// How drafts fared at one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckCounts {
+    /// The check.
+    pub check: String,
+    /// Drafts that came to it.
+    pub drafts: u64,
+    /// Drafts that it turned away.
+    pub rejected: u64,
+    /// Drafts that it would have turned away, had it not only been recorded.
+    pub recorded: u64,
 }
 
-/// A hash of that: 64 bits, so that a false match among a million questions is a one in 10⁸ event.
+/// A hash of a question's words: 64 bits, so that a false match among a million questions is a one in 10⁸ event.
 pub(super) fn question_hash(question: &str) -> i64 {
-    rng::derive(0, &[&question_key(question)]).cast_signed()
+    rng::derive(0, &[&answer::question_key(question)]).cast_signed()
 }
 
 /// The id under which a seed is stored.
@@ -134,6 +142,45 @@ impl ArchiveReader {
                     None => counts.accepted += n,
                     Some(reason) => *counts.rejections.entry(reason).or_default() += n,
                 }
+            }
+            Ok(counts)
+        })
+    }
+}
+
+impl ArchiveReader {
+    /// How the drafts of one night, or of all, fared at each check that they came to, by origin and
+    /// in the order of the gate.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn check_counts(
+        &self,
+        night: Option<u32>,
+    ) -> Result<BTreeMap<Origin, Vec<CheckCounts>>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare(
+                "SELECT d.origin, v.name, count(*), sum(v.rejection IS NOT NULL AND v.required),
+                        sum(v.rejection IS NOT NULL AND NOT v.required)
+                 FROM draft d JOIN verdict v ON v.draft_id = d.id
+                 WHERE ?1 IS NULL OR d.night = ?1 GROUP BY 1, 2 ORDER BY 1, 2",
+            )?;
+            let mut counts: BTreeMap<Origin, Vec<CheckCounts>> = BTreeMap::new();
+            let mut rows = statement.query([night])?;
+            while let Some(row) = rows.next()? {
+                let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                let of_check = CheckCounts {
+                    check: row.get(1)?,
+                    drafts: count(2)?,
+                    rejected: count(3)?,
+                    recorded: count(4)?,
+                };
+                counts.entry(value::named(row, 0)?).or_default().push(of_check);
+            }
+            // Those that this program does not know come last.
+            let place = |check: &str| CHECKS.iter().position(|name| *name == check);
+            for checks in counts.values_mut() {
+                checks.sort_by_key(|counts| place(&counts.check).unwrap_or(CHECKS.len()));
             }
             Ok(counts)
         })
@@ -295,6 +342,7 @@ fn put_task(
     ])?;
     tx.prepare_cached("INSERT INTO task_words (rowid, question, answer) VALUES (?1, ?2, ?3)")?
         .execute(params![number, task.question, task.answer])?;
+    minhash::put(tx, number, &task.question)?;
     let mut evidence = tx.prepare_cached(
         "INSERT INTO task_evidence (task_id, ordinal, passage_id) VALUES (?1, ?2, ?3)",
     )?;

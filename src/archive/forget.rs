@@ -94,7 +94,7 @@ const VERSIONS: &str = "
     SELECT id FROM tainted ORDER BY id";
 
 /// What is deleted with the drafts, in an order that leaves no reference behind.
-const DELETIONS: [&str; 20] = [
+const DELETIONS: [&str; 21] = [
     "DELETE FROM verification WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM train_item WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM train_draft WHERE draft_id IN (SELECT id FROM gone_draft)",
@@ -118,6 +118,7 @@ const DELETIONS: [&str; 20] = [
          OR parent_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM task_evidence WHERE task_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM imported WHERE task_id IN (SELECT id FROM gone_draft)",
+    "DELETE FROM task_minhash WHERE number IN (SELECT number FROM gone_draft)",
     "DELETE FROM task WHERE id IN (SELECT id FROM gone_draft)",
     "DELETE FROM verdict WHERE draft_id IN (SELECT id FROM gone_draft)",
     "DELETE FROM draft WHERE id IN (SELECT id FROM gone_draft)",

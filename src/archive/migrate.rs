@@ -8,6 +8,7 @@ use rusqlite_migration::M;
 use rusqlite_migration::Migrations;
 
 use super::draft::question_hash;
+use super::minhash;
 use super::rollout::PackedSteps;
 use super::rollout::put_prompt;
 use super::value;
@@ -25,11 +26,15 @@ fn all() -> Migrations<'static> {
         M::up_with_hook(include_str!("migrations/0004_lineage_and_lists.sql"), to_version_4)
             .foreign_key_check(),
         M::up_with_hook(include_str!("migrations/0005_suites_and_imports.sql"), to_version_5),
-        M::up(concat!(
-            include_str!("migrations/0006_proposals.sql"),
-            include_str!("migrations/0006_guards.sql"),
-            include_str!("migrations/0006_curriculum.sql"),
-        ))
+        M::up_with_hook(
+            concat!(
+                include_str!("migrations/0006_proposals.sql"),
+                include_str!("migrations/0006_guards.sql"),
+                include_str!("migrations/0006_curriculum.sql"),
+                include_str!("migrations/0006_minhash.sql"),
+            ),
+            to_version_6,
+        )
         .foreign_key_check(),
     ])
 }
@@ -38,6 +43,11 @@ fn all() -> Migrations<'static> {
 /// be enforced meanwhile: tables are replaced.
 pub(super) fn to_latest(connection: &mut Connection) -> rusqlite_migration::Result<()> {
     all().to_latest(connection)
+}
+
+/// Computes the signatures of the questions.
+fn to_version_6(tx: &Transaction<'_>) -> HookResult {
+    Ok(minhash::refill(tx)?)
 }
 
 /// Hashes the questions of suites.

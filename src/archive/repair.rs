@@ -18,6 +18,7 @@ use super::check::REINDEX;
 use super::error::ArchiveError;
 use super::error::Failure;
 use super::file;
+use super::minhash;
 use super::readable::is_damage;
 use crate::durable;
 use crate::durable::Move;
@@ -92,7 +93,7 @@ fn in_place(connection: &Connection, findings: &[Finding]) -> rusqlite::Result<(
     tx.commit()
 }
 
-/// Makes again what follows from other rows: counts, and the index of words.
+/// Makes again what follows from other rows: counts, the index of words, and signatures.
 fn derive(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch(
         "UPDATE task SET attempts = r.n, solved = r.solved
@@ -107,7 +108,8 @@ fn derive(tx: &Transaction<'_>) -> rusqlite::Result<()> {
          INSERT INTO task_words (rowid, question, answer)
          SELECT t.number, d.question, s.answer
          FROM task t JOIN draft d ON d.number = t.number JOIN seed s ON s.id = d.seed_id;",
-    )
+    )?;
+    minhash::refill(tx)
 }
 
 /// Copies what can be read into a new file and puts that in the place of the old one.

@@ -1,6 +1,7 @@
 //! `nightschool bench`: how well and how fast parts of the program work.
 
 mod archive;
+mod gate;
 mod generate;
 
 use std::path::Path;
@@ -41,6 +42,8 @@ pub(super) enum BenchCommand {
     Generate(generate::GenerateArgs),
     /// Write and read a generated archive
     Archive(archive::ArchiveArgs),
+    /// Put questions of people, half of them corrupted, to the gate
+    Gate(gate::GateArgs),
     /// Train an adapter on random tokens
     Train(TrainArgs),
 }
@@ -137,6 +140,7 @@ pub(super) fn run(global: &Global, command: &BenchCommand) -> anyhow::Result<()>
         BenchCommand::Retrieve(args) => retrieve(args),
         BenchCommand::Generate(args) => generate::run(global, args),
         BenchCommand::Archive(args) => archive::run(args),
+        BenchCommand::Gate(args) => gate::run(global, args),
         BenchCommand::Train(args) => train(args),
     }
 }

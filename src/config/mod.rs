@@ -17,6 +17,7 @@ mod roles;
 mod train;
 mod train_proposer;
 mod tripwires;
+mod verify;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub use self::train_proposer::ProposalReward;
 pub use self::train_proposer::ProposerObjective;
 pub use self::train_proposer::TrainProposer;
 pub use self::tripwires::Tripwires;
+pub use self::verify::Verify;
 
 /// The defaults, commented; what `nightschool init` writes.
 pub const DEFAULTS: &str = include_str!("../../schedules/nightly.toml");
@@ -178,24 +180,6 @@ pub struct Propose {
     pub adapter_prompt: String,
     /// Whether the adapter in training writes, once it is trained; if not, the base model does.
     pub with_adapter: bool,
-}
-
-/// How drafts are checked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Verify {
-    /// Shortest question, in words.
-    pub min_words: usize,
-    /// Shortest question, in characters (Search Self-play: 10).
-    pub min_chars: usize,
-    /// Longest question, in characters.
-    pub max_chars: usize,
-    /// Passages beside the evidence in the RAG check (Search Self-play: 4).
-    pub noise_passages: usize,
-    /// F1 against the seed's answer that counts as found, in (0, 1].
-    pub min_f1: f32,
-    /// Code-made drafts per night whose model checks are recorded.
-    pub record_on_code: usize,
 }
 
 /// Training on code-made tasks before the first game.

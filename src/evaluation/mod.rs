@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 pub mod general_text;
+pub mod proportion;
 pub mod standalone;
 
 use serde::Deserialize;

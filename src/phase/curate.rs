@@ -2,6 +2,7 @@
 
 use super::home::Home;
 use super::ingest;
+use super::known::ArchivedQuestions;
 use crate::answer;
 use crate::archive::Archive;
 use crate::archive::GatedDraft;
@@ -13,23 +14,31 @@ use crate::task::Origin;
 use crate::task::Seed;
 use crate::task::Task;
 use crate::verifier::Candidate;
+use crate::verifier::KnownQuestion;
 use crate::verifier::KnownQuestions;
 use crate::verifier::Passages;
 use crate::verifier::RuleChecks;
+use crate::verifier::minhash::Signature;
 
 /// What is known as the hand of a person where a model version stands otherwise.
 pub const PERSON: &str = "person";
 
 /// The archive's questions but for the one that is edited.
 struct Others<'a> {
-    archive: &'a Archive,
-    own: &'a str,
+    all: ArchivedQuestions<'a>,
+    own: &'a Task,
 }
 
 impl KnownQuestions for Others<'_> {
     fn contains(&self, question: &str) -> anyhow::Result<bool> {
-        let same = answer::normalise(question) == answer::normalise(self.own);
-        Ok(!same && self.archive.has_question(question)?)
+        let same = answer::normalise(question) == answer::normalise(&self.own.question);
+        Ok(!same && self.all.contains(question)?)
+    }
+
+    fn alike(&self, signature: &Signature, matches: usize) -> anyhow::Result<Vec<KnownQuestion>> {
+        let mut alike = self.all.alike(signature, matches)?;
+        alike.retain(|known| known.id != self.own.id);
+        Ok(alike)
     }
 }
 
@@ -58,7 +67,7 @@ pub fn edited(
         .map(|passage| (passage.passage.id.clone(), passage.passage.clone()))
         .collect();
     let mut candidate = Candidate::new(draft);
-    let others = Others { archive, own: &old.question };
+    let others = Others { all: ArchivedQuestions::of(archive), own: old };
     RuleChecks::new(settings, &passages, &others).run(&mut candidate);
     let stands = candidate.stands();
     let Candidate { draft, verdicts, .. } = candidate;

@@ -7,7 +7,7 @@
 
 mod judges;
 mod passages;
-mod questions;
+pub(super) mod questions;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -36,6 +36,7 @@ use crate::phase::asked::Asked;
 use crate::phase::asked::UnreadableRow;
 use crate::phase::home::Home;
 use crate::phase::ingest;
+use crate::phase::known::ArchivedQuestions;
 use crate::phase::open_model::ModelContext;
 use crate::phase::propose::MODEL_UNIT;
 use crate::progress::Progress;
@@ -166,12 +167,16 @@ pub fn import(
     let passages: Passages = corpus.iter().map(|p| (p.id.clone(), p.clone())).collect();
     let mut ids: Vec<String> = passages.keys().cloned().collect();
     ids.sort_unstable();
-    let judges = open.as_ref().map(|open| Judges::new(open, &passages, &ids)).transpose()?;
+    let judges = match (&open, &index) {
+        (Some(open), Some(index)) => Some(Judges::new(open, &passages, &ids, index)?),
+        _ => None,
+    };
+    let known = ArchivedQuestions::of(archive);
     let matcher = index.as_ref().filter(|_| asks);
     let mut import = Import {
         archive,
         source,
-        rules: RuleChecks::new(&settings.verify, &passages, archive),
+        rules: RuleChecks::new(&settings.verify, &passages, &known),
         judges,
         matcher: matcher.map(|index| Matcher::new(archive, index, &corpus, &passages)),
         asked: HashSet::new(),

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use rand::seq::SliceRandom;
 
 use super::gate::Gate;
+use super::gate::Models;
+use super::known::ArchivedQuestions;
 use super::night::Night;
 use super::policy::Policy;
-use crate::archive::Archive;
 use crate::archive::GatedDraft;
 use crate::archive::ModelKind;
 use crate::archive::Proposal;
 use crate::archive::TaskFilter;
 use crate::config::Role;
 use crate::corpus::KnowledgeGraph;
-use crate::inference::Generator;
 use crate::inference::Sampling;
 use crate::model::adapter_set::is_untouched;
 use crate::progress::Progress;
@@ -31,18 +31,11 @@ use crate::task::Split;
 use crate::task::Task;
 use crate::verifier::Candidate;
 use crate::verifier::KnownQuestions;
-use crate::verifier::RuleChecks;
 
 /// Drafts made by code per unit of work.
 const CODE_UNIT: usize = 250;
 /// Drafts that go through the model per unit of work: one batch of the engine.
 pub(super) const MODEL_UNIT: usize = 16;
-
-impl KnownQuestions for Archive {
-    fn contains(&self, question: &str) -> anyhow::Result<bool> {
-        Ok(self.has_question(question)?)
-    }
-}
 
 impl Night<'_> {
     /// Questions by rules, from sentences of the corpus. The rule checks decide; on the first few
@@ -57,6 +50,8 @@ impl Night<'_> {
         let progress = Progress::start("tasks made by code", seeds.len() as u64);
         let (with_model, by_rules) = seeds.split_at(checked);
         let base = self.base()?;
+        let models = Models { with_documents: &base, from_memory: &base };
+        let known = ArchivedQuestions::of(self.archive);
         for (size, group, name) in
             [(MODEL_UNIT, with_model, "checked"), (CODE_UNIT, by_rules, "rules")]
         {
@@ -68,8 +63,8 @@ impl Night<'_> {
                         let passage = self.passages.get(seed.path.last()?)?;
                         Some(cloze::draft(seed, passage, self.number))
                     });
-                    let model: Option<&dyn Generator> = (name == "checked").then_some(&base);
-                    let gated = self.gate(drafts.collect(), model.map(|model| (model, model)))?;
+                    let models = (name == "checked").then_some(models);
+                    let gated = self.gated_drafts(drafts.collect(), &known, models)?;
                     self.archive.record_drafts(&self.unit(PHASE, &key), &gated)?;
                 }
                 progress.advance(seeds.len() as u64);
@@ -113,13 +108,15 @@ impl Night<'_> {
             seed: self.seed(),
             night: self.number,
         };
+        let models = Models { with_documents: &reader, from_memory: &base };
+        let known = ArchivedQuestions::of(self.archive);
         for (index, seeds) in seeds.chunks(MODEL_UNIT).enumerate() {
             let key = format!("{index:04}");
             if !self.done(&phase, &key)? {
                 self.check_interrupt()?;
                 let written = proposer.propose(seeds)?;
                 let drafts = written.iter().map(|written| written.draft.clone()).collect();
-                let gated = self.gate(drafts, Some((&reader, &base)))?;
+                let gated = self.gated_drafts(drafts, &known, Some(models))?;
                 let proposals: Vec<Proposal> = gated
                     .into_iter()
                     .zip(written)
@@ -134,10 +131,9 @@ impl Night<'_> {
         Ok(())
     }
 
-    /// The model's checks on tonight's corpus.
-    pub(super) fn checks(&self) -> Gate<'_> {
-        let (passages, passage_ids) = (&self.passages, &self.passage_ids);
-        Gate { open: &self.open, passages, passage_ids, seed: self.seed() }
+    /// The gate over tonight's corpus.
+    pub(super) fn tonights_gate(&self) -> Gate<'_> {
+        self.open.gate(&self.passages, &self.passage_ids, &self.index, self.seed())
     }
 
     /// Seeds for tonight, spread over the corpus; what earlier nights drew comes last.
@@ -161,21 +157,15 @@ impl Night<'_> {
         Ok(seeds)
     }
 
-    /// Takes drafts through the gate, in their order. `models` are the reader with documents and
-    /// the one from memory; without them only the rules are checked.
-    fn gate(
+    /// Takes drafts through the gate, in their order; without models only the rules are checked.
+    fn gated_drafts(
         &self,
         drafts: Vec<Draft>,
-        models: Option<(&dyn Generator, &dyn Generator)>,
+        known: &dyn KnownQuestions,
+        models: Option<Models<'_>>,
     ) -> anyhow::Result<Vec<GatedDraft>> {
         let mut candidates: Vec<Candidate> = drafts.into_iter().map(Candidate::new).collect();
-        let mut rules = RuleChecks::new(&self.settings.verify, &self.passages, self.archive);
-        for candidate in &mut candidates {
-            rules.run(candidate);
-        }
-        if let Some((with_documents, from_memory)) = models {
-            self.checks().ask_model(&mut candidates, with_documents, from_memory)?;
-        }
+        self.tonights_gate().run(&mut candidates, known, models)?;
         Ok(candidates.into_iter().map(|candidate| self.gated(candidate)).collect())
     }
 

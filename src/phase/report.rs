@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::guards::GuardReport;
 use super::night::Night;
 use super::rounds::RoundReport;
+use crate::archive::CheckCounts;
 use crate::archive::Demotion;
 use crate::archive::Suite;
 use crate::archive::SuiteOrigin;
@@ -33,6 +34,9 @@ pub struct OriginReport {
     pub accepted: u64,
     /// Drafts turned away, by the first required check that did so.
     pub rejections: BTreeMap<String, u64>,
+    /// How many came to each check, and how many it turned away, in the order of the gate.
+    #[serde(default)]
+    pub gate: Vec<CheckCounts>,
 }
 
 /// What training did.
@@ -156,6 +160,7 @@ impl Night<'_> {
             Ok(serde_json::from_value(metrics.context("an evaluation is missing")?)?)
         };
         let counts = self.archive.gate_counts(Some(self.number))?;
+        let mut checks = self.archive.check_counts(Some(self.number))?;
         let origin = [Origin::Code, Origin::Model].map(|origin| {
             let counts = counts.get(&origin).cloned().unwrap_or_default();
             let rejections =
@@ -164,6 +169,7 @@ impl Night<'_> {
                 drafts: counts.drafts,
                 accepted: counts.accepted,
                 rejections: rejections.collect(),
+                gate: checks.remove(&origin).unwrap_or_default(),
             };
             (origin.as_str().to_string(), report)
         });
@@ -250,6 +256,7 @@ impl Report {
     pub fn render(&self) -> String {
         let mut text = format!("Morning report of night {}\n\n", self.night);
         text.push_str(&self.drafts_table());
+        text.push_str(&self.gate_table());
         text.push_str(&self.rounds_table());
         for (number, round) in self.rounds.iter().enumerate() {
             let about = round.about();
@@ -393,6 +400,23 @@ impl Report {
             ]);
         }
         table.to_string()
+    }
+
+    /// What each check did with the model's drafts; nothing when there were none.
+    fn gate_table(&self) -> String {
+        let checks = self.origin.get(Origin::Model.as_str()).map_or(&[][..], |model| &model.gate);
+        if checks.is_empty() {
+            return String::new();
+        }
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["check of the model's drafts", "came", "turned away"]);
+        for counts in checks {
+            let share = percent(counts.rejected as usize, counts.drafts as usize);
+            let rejected = format!("{} ({share:.0} %)", counts.rejected);
+            table.add_row([counts.check.clone(), counts.drafts.to_string(), rejected]);
+        }
+        format!("\n\n{table}\n")
     }
 
     fn heldout_table(&self) -> String {

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::gate::Models;
 use super::night::Night;
 use crate::answer;
 use crate::archive::PassageDetail;
@@ -10,23 +11,28 @@ use crate::archive::TaskDetail;
 use crate::archive::TaskFilter;
 use crate::archive::TaskState;
 use crate::archive::Verified;
-use crate::inference::Generator;
 use crate::progress::Progress;
 use crate::task::Passage;
 use crate::verifier::Candidate;
+use crate::verifier::KnownQuestion;
 use crate::verifier::KnownQuestions;
 use crate::verifier::ModelChecks;
 use crate::verifier::RuleChecks;
+use crate::verifier::minhash::Signature;
 
 /// Tasks per unit of work.
 const UNIT: usize = 16;
 
-/// The question itself is in the archive, and no duplicate of itself.
+/// The question itself is in the archive, and no duplicate of itself; others were accepted beside it.
 struct NothingKnown;
 
 impl KnownQuestions for NothingKnown {
     fn contains(&self, _question: &str) -> anyhow::Result<bool> {
         Ok(false)
+    }
+
+    fn alike(&self, _: &Signature, _matches: usize) -> anyhow::Result<Vec<KnownQuestion>> {
+        Ok(Vec::new())
     }
 }
 
@@ -67,10 +73,13 @@ impl Night<'_> {
                 candidate
             })
             .collect();
-        let mut rules = RuleChecks::new(&self.settings.verify, &self.passages, &NothingKnown);
-        candidates.iter_mut().for_each(|candidate| rules.run(candidate));
-        let base: Box<dyn Generator + '_> = self.base()?;
-        self.checks().ask_model(&mut candidates, &*base, &*base)?;
+        // Each on its own: that it resembles another was no reason when the two came.
+        for candidate in &mut candidates {
+            RuleChecks::new(&self.settings.verify, &self.passages, &NothingKnown).run(candidate);
+        }
+        let base = self.base()?;
+        let models = Models { with_documents: &base, from_memory: &base };
+        self.tonights_gate().ask_model(&mut candidates, models)?;
         Ok(candidates
             .into_iter()
             .map(|candidate| Verified {

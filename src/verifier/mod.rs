@@ -1,10 +1,13 @@
 //! The gate: which drafts become tasks.
 //!
-//! Rule checks come first, because they cost nothing; then the model checks, in batches. A draft's
-//! first required rejection decides. A check that cannot be carried out rejects: the gate fails
-//! closed. Every verdict is kept with what it was based on. Order and rules follow Search
-//! Self-play's filters and RAG verification, with a closed-book check that it lacks.
+//! Checks go by their cost: rules first, which cost nothing, then the model's, in batches, the
+//! shortest prompts first. A draft's first required rejection decides, and what comes after it is
+//! not asked. A check that cannot be carried out rejects: the gate fails closed. Every verdict is
+//! kept with what it was based on. Order and rules follow Search Self-play's filters and RAG
+//! verification; closed-book failure, the need for every passage of the evidence and the absence of
+//! rival answers are checked beside it.
 
+pub mod minhash;
 pub mod model_checks;
 pub mod rules;
 
@@ -15,8 +18,25 @@ use crate::task::Origin;
 use crate::task::Passage;
 use crate::task::Verdict;
 
+pub use model_checks::Cost;
 pub use model_checks::ModelChecks;
 pub use rules::RuleChecks;
+
+use self::minhash::Signature;
+
+/// The names of all checks, in the order in which a draft comes to them.
+pub const CHECKS: [&str; 10] = [
+    rules::FORMAT,
+    rules::LENGTH,
+    rules::LEAK,
+    rules::EVIDENCE,
+    rules::DUPLICATE,
+    rules::NEAR_DUPLICATE,
+    model_checks::CLOSED_BOOK,
+    model_checks::RAG,
+    model_checks::EVIDENCE_NEEDED,
+    model_checks::UNIQUENESS,
+];
 
 /// What the gate must know about questions accepted earlier.
 pub trait KnownQuestions {
@@ -25,6 +45,24 @@ pub trait KnownQuestions {
     /// # Errors
     /// When the archive cannot be read.
     fn contains(&self, question: &str) -> anyhow::Result<bool>;
+
+    /// The questions of the archive whose signature has at least so many bytes in common with
+    /// this one.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    fn alike(&self, signature: &Signature, matches: usize) -> anyhow::Result<Vec<KnownQuestion>>;
+}
+
+/// A question accepted earlier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownQuestion {
+    /// The task's id.
+    pub id: String,
+    /// The question.
+    pub question: String,
+    /// Its answer.
+    pub answer: String,
 }
 
 /// A draft on its way through the gate.
@@ -48,6 +86,10 @@ impl Candidate {
     /// Whether no required check has rejected it.
     pub fn stands(&self) -> bool {
         self.verdicts.iter().all(|verdict| !(verdict.required && verdict.rejection.is_some()))
+    }
+
+    fn question(&self) -> &str {
+        self.draft.question.as_deref().unwrap_or_default()
     }
 }
 

@@ -1,24 +1,39 @@
-//! Checks that ask the model: RAG with noise passages, and closed-book failure.
+//! Checks that ask the model: closed-book failure, RAG with noise passages, whether all of the
+//! evidence is needed, and whether another answer is as well supported.
+
+mod reading;
+mod uniqueness;
+
+use std::collections::BTreeMap;
 
 use rand::seq::IndexedRandom;
 use rand::seq::SliceRandom;
+use serde_json::Value;
 use serde_json::json;
 
+use self::reading::Check;
+use self::reading::View;
 use super::Candidate;
 use super::Passages;
 use crate::answer;
 use crate::config::Verify;
 use crate::inference::GenerateError;
-use crate::inference::Generation;
 use crate::inference::Generator;
-use crate::inference::Request;
-use crate::inference::Sampling;
 use crate::protocol::Reader;
-use crate::protocol::answer_of;
+use crate::retrieval::Retriever;
 use crate::rng;
 use crate::task::Passage;
 use crate::task::Rejection;
 use crate::task::Verdict;
+
+/// From memory.
+pub const CLOSED_BOOK: &str = "closed_book";
+/// With documents, noise among them.
+pub const RAG: &str = "rag";
+/// With a passage of the evidence taken out.
+pub const EVIDENCE_NEEDED: &str = "evidence_needed";
+/// With each of the passages that a search finds beside the evidence.
+pub const UNIQUENESS: &str = "uniqueness";
 
 /// The model checks, over batches of candidates that passed the rules.
 pub struct ModelChecks<'a> {
@@ -28,32 +43,51 @@ pub struct ModelChecks<'a> {
     pub passages: &'a Passages,
     /// Ids of `passages`, sorted, so that noise is drawn the same way every time.
     pub ids: &'a [String],
-    /// Reads passages for the RAG check.
+    /// Finds passages that resemble the evidence.
+    pub retriever: &'a dyn Retriever,
+    /// Reads passages.
     pub open_book: Reader<'a>,
     /// Answers from memory.
     pub closed_book: Reader<'a>,
-    /// Seed of the noise draw.
+    /// Seed of all draws.
     pub seed: u64,
 }
 
-/// The request of a check, with the ids of the passages it shows.
-type MakeRequest<C> = fn(&C, &Candidate) -> anyhow::Result<(Request, Vec<String>)>;
-/// Whether the model's answer, with its F1 against the seed's, fails the check.
-type Judge<C> = fn(&C, &str, f32) -> Option<Rejection>;
+/// What a check asked of the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cost {
+    /// Prompts, and given texts to be scored.
+    pub requests: u64,
+    /// Their tokens, those included that the engine had read for another.
+    pub prompt_tokens: u64,
+    /// Tokens written or scored.
+    pub tokens: u64,
+    /// Wall-clock time.
+    pub seconds: f64,
+}
 
-/// With documents, noise among them.
-const RAG: &str = "rag";
-/// From memory.
-const CLOSED_BOOK: &str = "closed_book";
+impl Cost {
+    /// Adds what another batch asked.
+    pub fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        self.prompt_tokens += more.prompt_tokens;
+        self.tokens += more.tokens;
+        self.seconds += more.seconds;
+    }
+}
+
+/// What each check asked of the model.
+pub type Costs = BTreeMap<&'static str, Cost>;
 
 impl ModelChecks<'_> {
     /// Whether a verdict is that of one of these checks, and was not only recorded.
     pub fn decided(verdict: &Verdict) -> bool {
-        verdict.required && [RAG, CLOSED_BOOK].contains(&verdict.check.as_str())
+        let names = [CLOSED_BOOK, RAG, EVIDENCE_NEEDED, UNIQUENESS];
+        verdict.required && names.contains(&verdict.check.as_str())
     }
 
-    /// Runs both checks on every candidate that stands: `with_documents` for the first,
-    /// `from_memory` for the second.
+    /// Runs the checks, each on every candidate that stands by then: `from_memory` is asked
+    /// without documents, `with_documents` for all others.
     ///
     /// # Errors
     /// Only when stopped on request, or when nothing is generated any more; any other failure
@@ -63,122 +97,124 @@ impl ModelChecks<'_> {
         candidates: &mut [Candidate],
         with_documents: &dyn Generator,
         from_memory: &dyn Generator,
-    ) -> Result<(), GenerateError> {
-        self.check(candidates, RAG, with_documents, Self::rag_request, Self::judge_rag)?;
-        self.check(
-            candidates,
-            CLOSED_BOOK,
-            from_memory,
-            Self::closed_book_request,
-            Self::judge_closed_book,
-        )
+    ) -> Result<Costs, GenerateError> {
+        let mut costs = Costs::new();
+        self.closed_book(candidates, from_memory, &mut costs)?;
+        self.rag(candidates, with_documents, &mut costs)?;
+        if self.settings.evidence_needed {
+            self.evidence_needed(candidates, with_documents, &mut costs)?;
+        }
+        if self.settings.uniqueness {
+            self.uniqueness(candidates, with_documents, &mut costs)?;
+        }
+        Ok(costs)
     }
 
-    fn check(
+    fn closed_book(
         &self,
         candidates: &mut [Candidate],
-        name: &str,
         generator: &dyn Generator,
-        request: MakeRequest<Self>,
-        judge: Judge<Self>,
+        costs: &mut Costs,
     ) -> Result<(), GenerateError> {
-        let mut standing: Vec<&mut Candidate> =
-            candidates.iter_mut().filter(|candidate| candidate.stands()).collect();
-        let mut requests = Vec::new();
-        let mut shown = Vec::new();
-        let mut asked = Vec::new();
-        for (index, candidate) in standing.iter_mut().enumerate() {
-            match request(self, candidate) {
-                Ok((request, passages)) => {
-                    requests.push(request);
-                    shown.push(passages);
-                    asked.push(index);
-                }
-                Err(error) => push_failure(candidate, name, &format!("{error:#}")),
-            }
-        }
-        let outcome = match generator.generate(&requests) {
-            // Nobody's drafts are at fault.
-            Err(error @ (GenerateError::Interrupted | GenerateError::Stopped(_))) => {
-                return Err(error);
-            }
-            other => other,
-        };
-        for (place, index) in asked.into_iter().enumerate() {
-            let candidate = &mut *standing[index];
-            let generation = match &outcome {
-                Ok(all) => all.get(place).and_then(|samples| samples.first()),
-                Err(error) => {
-                    push_failure(candidate, name, &error.to_string());
-                    continue;
-                }
-            };
-            self.judge(candidate, name, generation, &shown[place], judge);
+        let check = Check { name: CLOSED_BOOK, generator, reader: self.closed_book, greedy: false };
+        let views = |_: &Candidate| Ok(vec![View::default()]);
+        for (index, readings) in self.read(candidates, &check, views, costs)? {
+            let known = readings.iter().any(|reading| reading.finds(self.settings));
+            let evidence = readings.first().map_or(Value::Null, |reading| reading.told());
+            let rejection = known.then_some(Rejection::ClosedBook);
+            push(&mut candidates[index], CLOSED_BOOK, rejection, evidence);
         }
         Ok(())
     }
 
-    fn judge(
+    fn rag(
         &self,
-        candidate: &mut Candidate,
-        name: &str,
-        generation: Option<&Generation>,
-        passages: &[String],
-        judge: Judge<Self>,
-    ) {
-        let predicted = generation.and_then(answer_of).unwrap_or_default();
-        let f1 = answer::f1(&predicted, &candidate.draft.seed.answer);
-        let required = candidate.model_decides;
-        candidate.verdicts.push(Verdict {
-            check: name.to_string(),
-            rejection: judge(self, &predicted, f1),
-            required,
-            evidence: json!({ "answer": predicted, "f1": f1, "passages": passages }),
-        });
+        candidates: &mut [Candidate],
+        generator: &dyn Generator,
+        costs: &mut Costs,
+    ) -> Result<(), GenerateError> {
+        let check = Check { name: RAG, generator, reader: self.open_book, greedy: false };
+        let views = |candidate: &Candidate| {
+            Ok(vec![View { passages: self.evidence_in_noise(candidate)?, without: None }])
+        };
+        for (index, readings) in self.read(candidates, &check, views, costs)? {
+            let found = readings.iter().all(|reading| reading.finds(self.settings));
+            let evidence = readings.first().map_or(Value::Null, |reading| reading.told());
+            let rejection = (!found).then_some(Rejection::Unsolved);
+            push(&mut candidates[index], RAG, rejection, evidence);
+        }
+        Ok(())
     }
 
-    fn rag_request(&self, candidate: &Candidate) -> anyhow::Result<(Request, Vec<String>)> {
+    /// One reading for each passage of the evidence, without it, in the order of the RAG check: up
+    /// to the gap the prompt is the same.
+    fn evidence_needed(
+        &self,
+        candidates: &mut [Candidate],
+        generator: &dyn Generator,
+        costs: &mut Costs,
+    ) -> Result<(), GenerateError> {
+        let check =
+            Check { name: EVIDENCE_NEEDED, generator, reader: self.open_book, greedy: false };
+        let views = |candidate: &Candidate| {
+            let all = self.evidence_in_noise(candidate)?;
+            let without = |id: &String| View {
+                passages: all.iter().copied().filter(|passage| passage.id != *id).collect(),
+                without: Some(id.clone()),
+            };
+            Ok(candidate.draft.seed.path.iter().map(without).collect())
+        };
+        for (index, readings) in self.read(candidates, &check, views, costs)? {
+            let found = readings.iter().any(|reading| reading.finds(self.settings));
+            let told: Vec<Value> = readings.iter().map(|reading| reading.told()).collect();
+            let rejection = found.then_some(Rejection::EvidenceNotNeeded);
+            push(&mut candidates[index], EVIDENCE_NEEDED, rejection, json!({ "readings": told }));
+        }
+        Ok(())
+    }
+
+    /// The evidence among passages that do not state the answer: half of them what a search for
+    /// the question finds beside it, the others drawn.
+    fn evidence_in_noise(&self, candidate: &Candidate) -> anyhow::Result<Vec<&Passage>> {
         let draft = &candidate.draft;
-        let mut rng = rng::stream(self.seed, &["noise", &draft.id]);
         let path = &draft.seed.path;
         let wanted = self.settings.noise_passages;
-        // A few more than needed, because some may be evidence themselves or state the answer.
-        let drawn = self.ids.choose_multiple(&mut rng, wanted + path.len() + 8);
-        let noise = drawn.filter(|id| {
-            let states = |passage: &Passage| answer::contains(&passage.text, &draft.seed.answer);
-            !path.contains(id) && !self.passages.get(*id).is_some_and(states)
-        });
-        let mut ids: Vec<&String> = path.iter().chain(noise.take(wanted)).collect();
-        ids.shuffle(&mut rng);
-        let passages: Vec<&Passage> =
-            ids.iter().filter_map(|id| self.passages.get(id.as_str())).collect();
-        let shown = passages.iter().map(|passage| passage.id.clone()).collect();
-        let question = draft.question.as_deref().unwrap_or_default();
-        let request = self.open_book.request(&passages, question, Sampling::GREEDY, 1, 0)?;
-        Ok((request, shown))
+        let is_noise = |passage: &&Passage| {
+            !path.contains(&passage.id) && !answer::contains(&passage.text, &draft.seed.answer)
+        };
+        let similar = self.found_beside(candidate, wanted / 2)?.into_iter().filter(is_noise);
+        let mut noise: Vec<&Passage> = similar.take(wanted / 2).collect();
+        let mut rng = rng::stream(self.seed, &["noise", &draft.id]);
+        // More than needed, because some may be evidence themselves or state the answer.
+        let drawn = self.ids.choose_multiple(&mut rng, 2 * wanted + path.len() + 8);
+        for passage in drawn.filter_map(|id| self.passages.get(id)).filter(is_noise) {
+            if noise.len() < wanted && noise.iter().all(|one| one.id != passage.id) {
+                noise.push(passage);
+            }
+        }
+        let evidence = path.iter().filter_map(|id| self.passages.get(id));
+        let mut all: Vec<&Passage> = evidence.chain(noise).collect();
+        all.shuffle(&mut rng);
+        Ok(all)
     }
 
-    fn judge_rag(&self, _predicted: &str, f1: f32) -> Option<Rejection> {
-        (f1 < self.settings.min_f1).then_some(Rejection::Unsolved)
-    }
-
-    fn closed_book_request(&self, candidate: &Candidate) -> anyhow::Result<(Request, Vec<String>)> {
-        let question = candidate.draft.question.as_deref().unwrap_or_default();
-        let request = self.closed_book.request(&[], question, Sampling::GREEDY, 1, 0)?;
-        Ok((request, Vec::new()))
-    }
-
-    fn judge_closed_book(&self, _predicted: &str, f1: f32) -> Option<Rejection> {
-        (f1 >= self.settings.min_f1).then_some(Rejection::ClosedBook)
+    /// What a search for the question finds beside the evidence, best first: some more than `n`.
+    fn found_beside(&self, candidate: &Candidate, n: usize) -> anyhow::Result<Vec<&Passage>> {
+        if n == 0 {
+            return Ok(Vec::new());
+        }
+        let path = &candidate.draft.seed.path;
+        let hits = self.retriever.search(candidate.question(), n + path.len() + 8)?;
+        let found = hits.iter().filter_map(|hit| self.passages.get(&hit.passage.id));
+        Ok(found.filter(|passage| !path.contains(&passage.id)).collect())
     }
 }
 
+fn push(candidate: &mut Candidate, check: &str, rejection: Option<Rejection>, evidence: Value) {
+    let (check, required) = (check.to_string(), candidate.model_decides);
+    candidate.verdicts.push(Verdict { check, rejection, required, evidence });
+}
+
 fn push_failure(candidate: &mut Candidate, check: &str, why: &str) {
-    let required = candidate.model_decides;
-    candidate.verdicts.push(Verdict {
-        check: check.to_string(),
-        rejection: Some(Rejection::CheckFailed),
-        required,
-        evidence: json!({ "error": why }),
-    });
+    push(candidate, check, Some(Rejection::CheckFailed), json!({ "error": why }));
 }

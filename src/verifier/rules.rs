@@ -1,24 +1,42 @@
-//! Checks that need no model: format, length, leak, evidence, duplicate.
+//! Checks that need no model: format, length, leak, evidence, duplicate and near duplicate.
 
 use std::collections::HashSet;
 
 use serde_json::json;
 
 use super::Candidate;
+use super::KnownQuestion;
 use super::KnownQuestions;
 use super::Passages;
+use super::minhash;
+use super::minhash::Shingles;
 use crate::answer;
 use crate::config::Verify;
 use crate::task::Rejection;
 use crate::task::Verdict;
+
+/// One question, ending with its mark.
+pub const FORMAT: &str = "format";
+/// Neither too short nor too long.
+pub const LENGTH: &str = "length";
+/// It does not give its answer away.
+pub const LEAK: &str = "leak";
+/// The last passage of the evidence states the answer, and all are there.
+pub const EVIDENCE: &str = "evidence";
+/// It was not asked before.
+pub const DUPLICATE: &str = "duplicate";
+/// Nor nearly so, with the same answer.
+pub const NEAR_DUPLICATE: &str = "near_duplicate";
 
 /// The rule checks, in order, over one batch after another.
 pub struct RuleChecks<'a> {
     settings: &'a Verify,
     passages: &'a Passages,
     known: &'a dyn KnownQuestions,
-    /// Questions that passed in this phase and may not be in the archive yet.
+    /// Questions that passed in this phase and may not be in the archive yet, by their words.
     accepted: HashSet<String>,
+    /// The same for near duplicates.
+    similar: Vec<(Shingles, KnownQuestion)>,
 }
 
 type Outcome = (Option<Rejection>, serde_json::Value);
@@ -31,19 +49,23 @@ impl<'a> RuleChecks<'a> {
         passages: &'a Passages,
         known: &'a dyn KnownQuestions,
     ) -> Self {
-        Self { settings, passages, known, accepted: HashSet::new() }
+        Self { settings, passages, known, accepted: HashSet::new(), similar: Vec::new() }
     }
 
     /// Runs the checks on one candidate, up to the first rejection.
     pub fn run(&mut self, candidate: &mut Candidate) {
-        let checks: [Check<Self>; 5] = [
-            ("format", Self::format),
-            ("length", Self::length),
-            ("leak", Self::leak),
-            ("evidence", Self::evidence),
-            ("duplicate", Self::duplicate),
+        let checks: [Check<Self>; 6] = [
+            (FORMAT, Self::format),
+            (LENGTH, Self::length),
+            (LEAK, Self::leak),
+            (EVIDENCE, Self::evidence),
+            (DUPLICATE, Self::duplicate),
+            (NEAR_DUPLICATE, Self::near_duplicate),
         ];
         for (name, check) in checks {
+            if name == NEAR_DUPLICATE && !self.looks_for_near_duplicates() {
+                continue;
+            }
             let (rejection, evidence) = check(self, candidate);
             let check = name.to_string();
             candidate.verdicts.push(Verdict { check, rejection, required: true, evidence });
@@ -51,7 +73,25 @@ impl<'a> RuleChecks<'a> {
                 return;
             }
         }
-        self.accepted.insert(answer::normalise(question(candidate)));
+        self.accept(candidate);
+    }
+
+    fn looks_for_near_duplicates(&self) -> bool {
+        self.settings.duplicate_jaccard < 1.0
+    }
+
+    /// Notes the question of a candidate that passed.
+    fn accept(&mut self, candidate: &Candidate) {
+        let question = candidate.question();
+        self.accepted.insert(answer::normalise(question));
+        if self.looks_for_near_duplicates() {
+            let known = KnownQuestion {
+                id: candidate.draft.id.clone(),
+                question: question.to_string(),
+                answer: candidate.draft.seed.answer.clone(),
+            };
+            self.similar.push((Shingles::of(question), known));
+        }
     }
 
     fn format(&self, candidate: &Candidate) -> Outcome {
@@ -64,7 +104,7 @@ impl<'a> RuleChecks<'a> {
     }
 
     fn length(&self, candidate: &Candidate) -> Outcome {
-        let question = question(candidate);
+        let question = candidate.question();
         let (chars, words) = (question.chars().count(), question.split_whitespace().count());
         let Verify { min_chars, max_chars, min_words, .. } = *self.settings;
         let right = (min_chars..=max_chars).contains(&chars) && words >= min_words;
@@ -73,7 +113,7 @@ impl<'a> RuleChecks<'a> {
 
     fn leak(&self, candidate: &Candidate) -> Outcome {
         let answer = &candidate.draft.seed.answer;
-        let question = question(candidate);
+        let question = candidate.question();
         let substring = question.to_lowercase().contains(&answer.to_lowercase());
         let leaks = substring || answer::contains(question, answer);
         (fails(!leaks, Rejection::Leak), json!({ "answer": answer }))
@@ -88,7 +128,7 @@ impl<'a> RuleChecks<'a> {
     }
 
     fn duplicate(&self, candidate: &Candidate) -> Outcome {
-        let question = question(candidate);
+        let question = candidate.question();
         if self.accepted.contains(&answer::normalise(question)) {
             return (Some(Rejection::Duplicate), json!({ "of": "this night" }));
         }
@@ -98,10 +138,40 @@ impl<'a> RuleChecks<'a> {
             Err(error) => (Some(Rejection::CheckFailed), json!({ "error": format!("{error:#}") })),
         }
     }
-}
 
-fn question(candidate: &Candidate) -> &str {
-    candidate.draft.question.as_deref().unwrap_or_default()
+    /// The most similar question with the same answer, here or in the archive. One with another
+    /// answer may differ in the one word that matters, such as a year.
+    fn near_duplicate(&self, candidate: &Candidate) -> Outcome {
+        let (least, answer) = (self.settings.duplicate_jaccard, &candidate.draft.seed.answer);
+        let own = Shingles::of(candidate.question());
+        let known = self.known.alike(&own.signature(), minhash::matches_at(least));
+        let known = match known {
+            Ok(known) => known,
+            Err(error) => {
+                let evidence = json!({ "error": format!("{error:#}") });
+                return (Some(Rejection::CheckFailed), evidence);
+            }
+        };
+        let known: Vec<(Shingles, KnownQuestion)> =
+            known.into_iter().map(|known| (Shingles::of(&known.question), known)).collect();
+        let agrees = |other: &&(Shingles, KnownQuestion)| {
+            answer::f1(&other.1.answer, answer) >= self.settings.min_f1
+        };
+        let nearest = known
+            .iter()
+            .chain(&self.similar)
+            .map(|other| (own.jaccard(&other.0), other))
+            .filter(|(jaccard, other)| *jaccard >= least && agrees(other))
+            // Of equal ones the first by id, wherever it was found.
+            .max_by(|(one, a), (other, b)| one.total_cmp(other).then(b.1.id.cmp(&a.1.id)));
+        match nearest {
+            None => (None, json!({})),
+            Some((jaccard, (_, known))) => (
+                Some(Rejection::NearDuplicate),
+                json!({ "of": known.id, "question": known.question, "jaccard": jaccard }),
+            ),
+        }
+    }
 }
 
 fn fails(right: bool, reason: Rejection) -> Option<Rejection> {

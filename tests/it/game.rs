@@ -48,9 +48,10 @@ use nightschool::task::Seed;
 use nightschool::task::Split;
 use nightschool::task::Task;
 use nightschool::verifier::Candidate;
+use nightschool::verifier::KnownQuestion;
 use nightschool::verifier::KnownQuestions;
-use nightschool::verifier::ModelChecks;
 use nightschool::verifier::RuleChecks;
+use nightschool::verifier::minhash::Signature;
 use proptest::prelude::*;
 
 use crate::support;
@@ -98,6 +99,10 @@ impl KnownQuestions for Known {
             Err(error) => anyhow::bail!("{error}"),
         }
     }
+
+    fn alike(&self, _: &Signature, _matches: usize) -> anyhow::Result<Vec<KnownQuestion>> {
+        Ok(Vec::new())
+    }
 }
 
 #[test]
@@ -134,55 +139,6 @@ fn rules_reject_for_the_first_reason_that_applies() {
     let broken = Known(Err("the disk is gone"));
     let closed = judge(Some(fresh), "Prague", "b", &broken);
     assert_eq!(closed, Some(Rejection::CheckFailed), "the gate fails closed");
-}
-
-#[test]
-fn model_checks_decide_about_model_drafts_and_are_recorded_on_code_drafts() {
-    let settings = config::load(&[], &[]).unwrap().verify;
-    let model = support::default_model();
-    let prompts = Prompts::built_in().unwrap();
-    let passages: HashMap<String, Passage> =
-        passages().into_iter().map(|p| (p.id.clone(), p)).collect();
-    let mut ids: Vec<String> = passages.keys().cloned().collect();
-    ids.sort();
-    let reader =
-        |prompt| Reader { prompts: &prompts, prompt, tokenizer: &model.tokenizer, max_tokens: 16 };
-    let checks = ModelChecks {
-        settings: &settings,
-        passages: &passages,
-        ids: &ids,
-        open_book: reader("bare"),
-        closed_book: reader("closed_book"),
-        seed: 1,
-    };
-    let ask = "In what city was Kepler an assistant?";
-    let mut candidates: Vec<Candidate> = [
-        draft(Some(ask), "Prague", "b", Origin::Model),
-        draft(Some("When was Lisbon destroyed?"), "1755", "a", Origin::Model),
-        draft(Some("What does the giraffe browse on?"), "acacia trees", "c", Origin::Model),
-        draft(Some("Through which country came paper?"), "Spain", "d", Origin::Code),
-    ]
-    .map(Candidate::new)
-    .into();
-    // With documents: right, right, wrong, wrong. From memory the third is out already.
-    let open = Scripted::new([" Prague", " 1755", " grass", " Portugal"]);
-    let closed = Scripted::new([" Vienna", " 1755", " Italy"]);
-    checks.run(&mut candidates, &open, &closed).unwrap();
-    let standing: Vec<bool> = candidates.iter().map(Candidate::stands).collect();
-    assert_eq!(standing, [true, false, false, true]);
-    let last = |index: usize| candidates[index].verdicts.last().unwrap();
-    assert_eq!(last(1).rejection, Some(Rejection::ClosedBook));
-    assert_eq!(last(2).rejection, Some(Rejection::Unsolved));
-    let recorded = &candidates[3].verdicts[0];
-    assert_eq!((recorded.rejection, recorded.required), (Some(Rejection::Unsolved), false));
-    // The evidence was among what was shown, and the noise does not state the answer.
-    let shown = candidates[0].verdicts[0].evidence["passages"].as_array().unwrap();
-    assert_eq!(shown.len(), 4);
-    assert!(shown.contains(&"b".into()));
-    // A model that fails rejects its drafts instead of passing them.
-    let mut again = vec![Candidate::new(draft(Some(ask), "Prague", "b", Origin::Model))];
-    checks.run(&mut again, &Scripted::default(), &Scripted::default()).unwrap();
-    assert_eq!(again[0].verdicts[0].rejection, Some(Rejection::CheckFailed));
 }
 
 #[test]

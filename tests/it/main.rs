@@ -25,6 +25,7 @@ mod families;
 mod fetch;
 mod fetch_hub;
 mod game;
+mod gate;
 mod ingest;
 mod metrics;
 mod night;

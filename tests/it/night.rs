@@ -3,6 +3,7 @@
 
 mod curriculum;
 mod experiment;
+mod gate;
 mod guards;
 mod imports;
 mod objectives;

@@ -9,6 +9,7 @@ use super::Finding;
 use super::FindingKind;
 use super::REBUILD_WORDS;
 use super::RECOUNT;
+use super::REFILL;
 use crate::archive::value;
 
 /// Rollouts read in one transaction: a reader must not hold the writer's log for long.
@@ -98,6 +99,14 @@ pub(super) const ALL: &[Invariant] = &[
               SELECT NULL, NULL FROM task_words_docsize w
               WHERE NOT EXISTS (SELECT 1 FROM task t WHERE t.number = w.id)",
         repair: Some(REBUILD_WORDS),
+    },
+    Invariant {
+        kind: FindingKind::Words,
+        place: "task_minhash",
+        wrong: "tasks without the signature of their question",
+        sql: "SELECT t.id, t.night FROM task t
+              WHERE NOT EXISTS (SELECT 1 FROM task_minhash m WHERE m.number = t.number)",
+        repair: Some(REFILL),
     },
 ];
 

@@ -8,16 +8,19 @@ use crate::config::Settings;
 use crate::inference::Generator;
 use crate::inference::remote;
 use crate::phase::gate::Gate;
+use crate::phase::gate::Models;
 use crate::phase::home::Home;
 use crate::phase::open_model;
 use crate::phase::open_model::ModelContext;
 use crate::phase::open_model::OpenModel;
+use crate::retrieval::Retriever;
 use crate::rng;
 use crate::verifier::Candidate;
 use crate::verifier::Passages;
 
 /// Who answers a person's questions.
 pub(super) struct Judges<'a> {
+    open: &'a OpenModel<'a>,
     gate: Gate<'a>,
     /// The live version, which reads passages.
     reader: Box<dyn Generator + 'a>,
@@ -42,16 +45,19 @@ impl<'a> Judges<'a> {
         open: &'a OpenModel<'a>,
         passages: &'a Passages,
         passage_ids: &'a [String],
+        retriever: &'a dyn Retriever,
     ) -> anyhow::Result<Self> {
         let live = open.archive.live_model()?.context("no live model")?;
         let seed = rng::derive(open.settings.seed, &["import"]);
-        let gate = Gate { open, passages, passage_ids, seed };
-        Ok(Self { gate, reader: open.solver(&live)?, base: open.base()? })
+        let gate = open.gate(passages, passage_ids, retriever, seed);
+        Ok(Self { open, gate, reader: open.solver(&live)?, base: open.base()? })
     }
 
     /// Runs the model's checks on the candidates that passed the rules.
     pub(super) fn check(&self, candidates: &mut [Candidate]) -> anyhow::Result<()> {
-        self.gate.open.check_interrupt()?;
-        Ok(self.gate.ask_model(candidates, &*self.reader, &*self.base)?)
+        self.open.check_interrupt()?;
+        let models = Models { with_documents: &self.reader, from_memory: &self.base };
+        self.gate.ask_model(candidates, models)?;
+        Ok(())
     }
 }

@@ -51,7 +51,7 @@ impl Asked {
 }
 
 /// What sort of thing an answer is, as the corpus' own rules see it where they do.
-fn kind_of(passage: &Passage, answer: &str) -> AnswerKind {
+pub(in crate::phase) fn kind_of(passage: &Passage, answer: &str) -> AnswerKind {
     let same = |text: &str| answer::normalise(text) == answer::normalise(answer);
     let candidates = Miner::new([passage]).mine(passage);
     let mined = candidates.iter().find(|candidate| same(&candidate.text));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use flate2::read::ZlibDecoder;
 use nightschool::archive::ArchiveReader;
 use nightschool::archive::TaskFilter;
+use nightschool::verifier::minhash::Shingles;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -126,6 +127,15 @@ fn an_archive_of_every_earlier_version_is_migrated_with_all_it_says() {
         let kept: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, version);
         drop((archive, connection));
+        // So are those that are nearly the same.
+        let archive = open(&path);
+        let signatures = archive.signatures_after(0).unwrap();
+        assert_eq!(signatures.len(), archive.tasks(&TaskFilter::default()).unwrap().len());
+        for (number, signature) in signatures {
+            let asked = archive.asked(&[number]).unwrap().remove(0);
+            assert_eq!(signature, Shingles::of(&asked.question).signature());
+        }
+        drop(archive);
         // Once is enough.
         ArchiveReader::open(&path).unwrap().check().unwrap();
     }

@@ -12,6 +12,7 @@ use nightschool::corpus::KnowledgeGraph;
 use nightschool::export::Format;
 use nightschool::export::Side;
 use nightschool::phase::ingest;
+use nightschool::phase::known::ArchivedQuestions;
 use nightschool::proposer::cloze;
 use nightschool::retrieval::LexicalIndex;
 use nightschool::retrieval::Retriever;
@@ -42,7 +43,8 @@ fn arts() -> School {
     let graph = KnowledgeGraph::build(&corpus);
     let index = LexicalIndex::in_memory(corpus).unwrap();
     let verify = config::load(&[], &[]).unwrap().verify;
-    let mut rules = RuleChecks::new(&verify, &passages, &school.archive);
+    let known = ArchivedQuestions::of(&school.archive);
+    let mut rules = RuleChecks::new(&verify, &passages, &known);
     let (mut drafts, mut rollouts) = (Vec::new(), Vec::new());
     for seed in graph.seeds(&mut rng::stream(1, &["export"]), 400, 1) {
         let passage = &passages[&seed.path[0]];
