@@ -297,6 +297,7 @@ fn a_rollout_is_worth_its_answer_and_how_it_came_to_it() {
             retrieved: Vec::new(),
             answer: answer.map(String::from),
             stop: StopReason::StopString,
+            start: None,
         }
     };
     let right = said(
