@@ -103,10 +103,20 @@ impl Generator for Scoring {
     }
 }
 
-/// Settings of the gate: the checks beyond closed book and RAG only where they are asked for.
+/// Settings of the gate, whatever the defaults are: the checks beyond closed book and RAG only
+/// where they are asked for.
 fn settings(flags: &[&str]) -> Verify {
-    let mut all = vec!["verify.evidence_needed=false".into(), "verify.uniqueness=false".into()];
-    all.extend(flags.iter().map(|flag| flag.to_string()));
+    let plain = [
+        "verify.noise_passages=4",
+        "verify.min_f1=0.8",
+        "verify.samples=1",
+        "verify.majority=0.5",
+        "verify.temperature=0.7",
+        "verify.evidence_needed=false",
+        "verify.uniqueness=false",
+        "verify.uniqueness_margin=0.0",
+    ];
+    let all: Vec<String> = plain.iter().chain(flags).map(|flag| flag.to_string()).collect();
     config::load(&[], &all).unwrap().verify
 }
 

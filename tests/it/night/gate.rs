@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::School;
 
 /// All checks, on drafts that an asking model writes.
-const ALL: [&str; 8] = [
+const ALL: [&str; 9] = [
     "propose.model_drafts=40",
     "warm_start.steps=2",
     "verify.min_words=1",
@@ -16,6 +16,7 @@ const ALL: [&str; 8] = [
     "verify.evidence_needed=true",
     "verify.uniqueness=true",
     "verify.samples=3",
+    "verify.majority=0.5",
     "verify.temperature=0.2",
 ];
 

@@ -254,6 +254,8 @@ impl School {
             // These models find an answer without reading, and what they read is the same all over.
             "verify.evidence_needed=false",
             "verify.uniqueness=false",
+            "verify.samples=1",
+            "verify.min_f1=0.8",
             "retrieval.passages=1",
             "warm_start.steps=6",
             "warm_start.searches=1",
