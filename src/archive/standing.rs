@@ -35,7 +35,9 @@ pub struct StandingChange {
     pub solved: u64,
 }
 
-const CHANGE: &str = "SELECT s.task_id, s.night, s.round, s.standing, s.reason, s.attempts, s.solved FROM standing s";
+const CHANGE: &str =
+    "SELECT s.task_id, s.night, s.round, s.standing, s.reason, s.attempts, s.solved
+    FROM standing s";
 
 fn change_of(row: &Row<'_>) -> rusqlite::Result<StandingChange> {
     Ok(StandingChange {

@@ -73,8 +73,8 @@ impl Night<'_> {
         Ok(picked)
     }
 
-    /// A start as the sampler sees it: by its own latest group, or, as long as there is none, by the
-    /// group that it starts from.
+    /// A start as the sampler sees it: by its own latest group, or, as long as there is none, by
+    /// the group that it starts from.
     fn start_entry(
         &self,
         stored: &StoredTask,

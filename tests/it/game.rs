@@ -463,7 +463,7 @@ fn a_group_goes_on_from_an_earlier_answer() {
         assert_eq!(request.prompt[..plain.len()], plain);
         for rollout in group {
             assert_eq!(rollout.start, Some(start(kind)));
-            assert_eq!(rollout.retrieved, [shown.id.clone()], "nothing was searched");
+            assert_eq!(rollout.retrieved, [shown.id.as_str()], "nothing was searched");
             assert_eq!(rollout.queries, ["Kepler"]);
         }
     }

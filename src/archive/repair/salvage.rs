@@ -20,8 +20,8 @@ use crate::archive::readable::Table;
 /// Tables to which nearly everything refers: without one of their rows little would be left.
 const ROOTS: [&str; 2] = ["night", "model_version"];
 
-/// Rows without which a task is not whole, a draft or the start of a group not what it was; with the
-/// table that they leave.
+/// Rows without which a task is not whole, a draft or the start of a group not what it was; with
+/// the table that they leave.
 const HALVES: [(&str, &str); 4] = [
     (
         "task",

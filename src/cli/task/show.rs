@@ -104,6 +104,25 @@ fn rendered(detail: &TaskDetail) -> String {
         });
         text += &format!("\n\n{}", table(&["again in night", "outcome", "against"], rows));
     }
+    text += &played(detail);
+    if !detail.model_versions.is_empty() {
+        let rows = detail.model_versions.iter().map(|version| {
+            vec![
+                version.id.clone(),
+                version.kind.as_str().to_string(),
+                or_dash(version.parent.clone()),
+                or_dash(version.night),
+                version.note.clone(),
+            ]
+        });
+        text += &format!("\n\n{}", table(&["version", "kind", "from", "night", "note"], rows));
+    }
+    text
+}
+
+/// How it stood in the curriculum, and every attempt.
+fn played(detail: &TaskDetail) -> String {
+    let mut text = String::new();
     if !detail.standings.is_empty() {
         let rows = detail.standings.iter().map(|change| {
             vec![
@@ -121,18 +140,6 @@ fn rendered(detail: &TaskDetail) -> String {
         let header =
             ["night", "round", "no", "from", "by", "answer", "em", "f1", "reward", "end", "tokens"];
         text += &format!("\n\n{}", table(&header, detail.rollouts.iter().map(rollout_row)));
-    }
-    if !detail.model_versions.is_empty() {
-        let rows = detail.model_versions.iter().map(|version| {
-            vec![
-                version.id.clone(),
-                version.kind.as_str().to_string(),
-                or_dash(version.parent.clone()),
-                or_dash(version.night),
-                version.note.clone(),
-            ]
-        });
-        text += &format!("\n\n{}", table(&["version", "kind", "from", "night", "note"], rows));
     }
     text
 }

@@ -24,12 +24,13 @@ fn query(samples: &[(f32, &str)]) -> Vec<Sample> {
 fn the_balance_score_is_that_of_the_formula() {
     // Six kept, four right, of which two are the same: min(3/6, 1) · 3/6.
     let one = query(&[(1.0, "a"), (1.0, "b"), (1.0, "b"), (1.0, "c"), (0.5, "d"), (0.0, "e")]);
-    assert!((score(&[one.clone()], 0.0, 6) - 0.25).abs() < 1e-12);
+    let alone = [one.clone()];
+    assert!((score(&alone, 0.0, 6) - 0.25).abs() < 1e-12);
     // From 0.5 on five are kept: min(3/6, 1) · 3/5. From 1 on four: 3/6 · 3/4.
-    assert!((score(&[one.clone()], 0.5, 6) - 0.3).abs() < 1e-12);
-    assert!((score(&[one.clone()], 1.0, 6) - 0.375).abs() < 1e-12);
+    assert!((score(&alone, 0.5, 6) - 0.3).abs() < 1e-12);
+    assert!((score(&alone, 1.0, 6) - 0.375).abs() < 1e-12);
     // More than are wanted are worth no more: 3/4.
-    assert!((score(&[one.clone()], 1.0, 2) - 0.75).abs() < 1e-12);
+    assert!((score(&alone, 1.0, 2) - 0.75).abs() < 1e-12);
     // Nothing kept is 0, and the score is the mean over queries.
     let none = query(&[(0.2, "a"), (0.0, "b")]);
     assert!((score(&[one, none], 1.0, 2) - 0.375).abs() < 1e-12);
