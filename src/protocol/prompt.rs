@@ -131,8 +131,8 @@ impl Prompts {
         Ok(())
     }
 
-    /// Renders prompt `name` and encodes it. `answer` is the one that the proposer writes a question
-    /// for, or an earlier one of the solver's; empty otherwise.
+    /// Renders prompt `name` and encodes it. `answer` is the one that the proposer writes a
+    /// question for, or an earlier one of the solver's; empty otherwise.
     ///
     /// Passages and questions are data: nothing in them is read as a template or special token.
     ///
