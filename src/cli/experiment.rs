@@ -81,7 +81,7 @@ struct Which {
 Examples:
   nightschool experiment run game                  # on the bundled corpus
   nightschool experiment run game --minutes 120    # again: it goes on
-  nightschool experiment run mine.toml --corpus docs --questions exam.jsonl --set budget.tokens=500000")]
+  nightschool experiment run mine.toml --corpus docs --questions exam.jsonl")]
 pub(super) struct RunArgs {
     #[command(flatten)]
     which: Which,
@@ -273,9 +273,9 @@ fn about(results: &Results) -> String {
         n => format!("\n{n} runs are left."),
     };
     format!(
-        "{}\nMeasured on {suite}, {} questions{base}. Differences to {} with 95 % intervals, seeds and \
-         documents drawn again; tokens that the model wrote and that training read, and minutes, \
-         are means over runs.{left}",
+        "{}\nMeasured on {suite}, {} questions{base}. Differences to {} with 95 % intervals, seeds \
+         and documents drawn again; tokens that the model wrote and that training read, and \
+         minutes, are means over runs.{left}",
         results.question, results.questions, results.baseline
     )
 }

@@ -137,8 +137,8 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     Ok(report)
 }
 
-/// Writes the morning report as a page. A night is not lost because that failed: `run report` writes
-/// it again.
+/// Writes the morning report as a page. A night is not lost because that failed: `run report`
+/// writes it again.
 fn write_page(home: &Home, archive: &Archive, number: u32) {
     let write = || -> anyhow::Result<()> {
         let nights = archive.nights()?;

@@ -14,6 +14,7 @@ use super::selection::PlayedGroup;
 use super::statistics::RoundStatistics;
 use super::train::Course;
 use super::train::PlannedStep;
+use super::train_proposer::ProposerSteps;
 use crate::archive::StoredRollout;
 use crate::archive::TrainPhase;
 use crate::config::ObjectiveName;
@@ -151,7 +152,7 @@ impl Night<'_> {
     ) -> anyhow::Result<()> {
         let mut baselines = self.baselines(round)?;
         let mut proposals = self.proposer_steps(round, &mut baselines)?;
-        if let Some((steps, _)) = &mut proposals {
+        if let Some(ProposerSteps { steps, .. }) = &mut proposals {
             let examples = steps.iter_mut().flat_map(|step| &mut step.examples);
             if self.settings.train_proposer.objective == ProposerObjective::PolicyGradient {
                 self.score_before_update(Role::Proposer, examples, policy)?;

@@ -21,6 +21,14 @@ use crate::trainer::objective::advantage::Baselines;
 use crate::trainer::objective::pool;
 use crate::trainer::objective::pool::RewardGroup;
 
+/// The steps that train the proposer after a round.
+pub(super) struct ProposerSteps {
+    /// The steps.
+    pub(super) steps: Vec<PlannedStep>,
+    /// What is recorded of the drafts with each.
+    about: Map<String, Value>,
+}
+
 /// A draft as a training example.
 struct Taught {
     example: Example,
@@ -57,7 +65,7 @@ impl Night<'_> {
         &self,
         round: u32,
         baselines: &mut Baselines,
-    ) -> anyhow::Result<Option<(Vec<PlannedStep>, Map<String, Value>)>> {
+    ) -> anyhow::Result<Option<ProposerSteps>> {
         let settings = &self.settings.train_proposer;
         let every = settings.every as u32;
         if settings.objective == ProposerObjective::None || !(round + 1).is_multiple_of(every) {
@@ -82,14 +90,14 @@ impl Night<'_> {
             items: chunk.iter().map(|one| one.item.clone()).collect(),
         });
         let steps: Vec<PlannedStep> = steps.collect();
-        Ok((!steps.is_empty()).then_some((steps, about)))
+        Ok((!steps.is_empty()).then_some(ProposerSteps { steps, about }))
     }
 
     /// The course that takes these steps.
     pub(super) fn proposer_course<'a>(
         &self,
         round: u32,
-        (steps, about): (Vec<PlannedStep>, Map<String, Value>),
+        ProposerSteps { steps, about }: ProposerSteps,
         objective: &'a Objective,
     ) -> Course<'a> {
         let named = match self.settings.train_proposer.objective {

@@ -16,9 +16,9 @@ pub struct RewardGroup {
     pub hops: usize,
 }
 
-/// Advantages of a round's `groups` of one `role`, each group's in the order of its rewards. `rule` compares the
-/// rewards of all groups with the same `key`; the moving averages of [`Advantage::Reinforce`] go by
-/// number of hops, group after group, whatever the key.
+/// Advantages of a round's `groups` of one `role`, each group's in the order of its rewards. `rule`
+/// compares the rewards of all groups with the same `key`; the moving averages of
+/// [`Advantage::Reinforce`] go by number of hops, group after group, whatever the key.
 ///
 /// `None` for a group that teaches nothing: the rewards it is compared with are all equal.
 pub fn advantages(

@@ -72,7 +72,9 @@ fn arms_are_compared_over_their_seeds_and_what_is_over_stays() {
     let file = file.to_str().unwrap();
     let questions = school.path("exam.jsonl");
     let rows = ["mill", "barn", "inn", "school"].map(|owner| {
-        format!(r#"{{"id": "{owner}", "question": "How many doors has the old {owner}?", "answers": ["7"], "supporting": ["{owner}"]}}"#)
+        let question = format!("How many doors has the old {owner}?");
+        let row = serde_json::json!({ "id": owner, "question": question, "answers": ["7"] });
+        row.to_string()
     });
     fs::write(&questions, rows.join("\n")).unwrap();
     let run = |more: &[&str]| {
