@@ -64,7 +64,8 @@ pub struct CheckCounts {
     pub recorded: u64,
 }
 
-/// A hash of a question's words: 64 bits, so that a false match among a million questions is a one in 10⁸ event.
+/// A hash of a question's words: 64 bits, so that a false match among a million questions is a one
+/// in 10⁸ event.
 pub(super) fn question_hash(question: &str) -> i64 {
     rng::derive(0, &[&answer::question_key(question)]).cast_signed()
 }

@@ -1,5 +1,5 @@
-//! The gate: the one place that opens its checks, for drafts of a night, tasks whose evidence changed,
-//! questions of a person and what a benchmark puts to it.
+//! The gate: the one place that opens its checks, for drafts of a night, tasks whose evidence
+//! changed, questions of a person and what a benchmark puts to it.
 
 use super::open_model::OpenModel;
 use crate::config::Evaluate;

@@ -23,7 +23,8 @@ use crate::verifier::minhash::Signature;
 /// Tasks per unit of work.
 const UNIT: usize = 16;
 
-/// The question itself is in the archive, and no duplicate of itself; others were accepted beside it.
+/// The question itself is in the archive, and no duplicate of itself; others were accepted beside
+/// it.
 struct NothingKnown;
 
 impl KnownQuestions for NothingKnown {
