@@ -1,5 +1,6 @@
 //! The morning report as a page: one file without scripts, for any browser.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
@@ -157,7 +158,7 @@ fn rejections(report: &Report) -> Vec<(String, Vec<Bar>)> {
         let mut fates = vec![("accepted".to_string(), counts.accepted)];
         let mut reasons: Vec<_> =
             counts.rejections.iter().map(|(reason, n)| (reason.replace('_', " "), *n)).collect();
-        reasons.sort_by(|a, b| b.1.cmp(&a.1));
+        reasons.sort_by_key(|(_, n)| Reverse(*n));
         fates.extend(reasons);
         (origin.clone(), bars(fates))
     };
