@@ -90,7 +90,7 @@ fn a_home_goes_from_shared_to_per_role_and_not_back() {
     let school = School::counting();
     school.finish();
     school.set_live("night1-warm");
-    school.finish_with(&[&PER_ROLE[..], &["propose.model_drafts=4"]].concat());
+    school.finish_with(&[&PER_ROLE[..], &["train_proposer.objective=none"]].concat());
     let shared = weights(&school, "night1-warm");
     assert_eq!(
         weights(&school, "night2-round1/proposer"),

@@ -254,6 +254,8 @@ impl School {
             // These models find an answer without reading, and what they read is the same all over.
             "verify.evidence_needed=false",
             "verify.uniqueness=false",
+            // Their documents say nearly the same again and again.
+            "verify.duplicate_jaccard=1",
             "verify.samples=1",
             "verify.min_f1=0.8",
             "retrieval.passages=1",
