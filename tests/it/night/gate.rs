@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::School;
 
 /// All checks, on drafts that an asking model writes.
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     "propose.model_drafts=40",
     "warm_start.steps=2",
     "verify.min_words=1",
     "verify.min_chars=3",
+    "verify.duplicate_jaccard=0.8",
     "verify.evidence_needed=true",
     "verify.uniqueness=true",
     "verify.samples=3",
