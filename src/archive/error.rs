@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use rusqlite::Connection;
 use rusqlite::ErrorCode;
 
 use crate::durable::DurableError;
@@ -173,6 +174,19 @@ impl Failure {
         Self::Named(ArchiveError::NotFound { kind, id: id.to_string() })
     }
 
+    /// The error to return for work that failed on `connection`, just now. SQLite calls a disk
+    /// full only when a write says so; file systems that allocate late say it when they flush.
+    pub(super) fn of(self, connection: &Connection, path: &Path) -> ArchiveError {
+        match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(failure, _))
+                if failure.code == ErrorCode::SystemIoFailure && disk_was_full(connection) =>
+            {
+                ArchiveError::DiskFull { path: path.to_path_buf() }
+            }
+            other => other.at(path),
+        }
+    }
+
     /// The error to return for work on the archive at `path`.
     pub(super) fn at(self, path: &Path) -> ArchiveError {
         match self {
@@ -180,6 +194,14 @@ impl Failure {
             Self::Sqlite(error) => name_sqlite_error(error, path),
         }
     }
+}
+
+/// What the system said when the connection's last call failed.
+fn disk_was_full(connection: &Connection) -> bool {
+    // SAFETY: the handle is open as long as the connection that lends it, and only read from here.
+    let errno = unsafe { rusqlite::ffi::sqlite3_system_errno(connection.handle()) };
+    let kind = std::io::Error::from_raw_os_error(errno).kind();
+    matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 fn name_sqlite_error(source: rusqlite::Error, path: &Path) -> ArchiveError {

@@ -56,22 +56,26 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, ArchiveError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let at = |error: rusqlite::Error| Failure::from(error).at(path);
-    let mut connection = Connection::open_with_flags(path, flags).map_err(at)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(at)?;
+    let mut connection =
+        Connection::open_with_flags(path, flags).map_err(|e| Failure::from(e).at(path))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed(&connection, path))?;
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
     let header = read_header(&connection, path)?;
     // Before the first write, so that a damaged file is left as it was found. The whole file is
     // read: a second per gigabyte, beside the hours of a night that a damaged file would spoil.
     check_pages(&connection, path)?;
-    connection.pragma_update(None, "journal_mode", "wal").map_err(at)?;
-    connection.pragma_update(None, "synchronous", "full").map_err(at)?;
-    connection.pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT).map_err(at)?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(at)?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(at)?;
+    connection.pragma_update(None, "journal_mode", "wal").map_err(failed(&connection, path))?;
+    connection.pragma_update(None, "synchronous", "full").map_err(failed(&connection, path))?;
+    connection
+        .pragma_update(None, "journal_size_limit", JOURNAL_SIZE_LIMIT)
+        .map_err(failed(&connection, path))?;
+    connection
+        .pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)
+        .map_err(failed(&connection, path))?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(failed(&connection, path))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     bring_up_to_date(&mut connection, path, header)?;
-    connection.pragma_update(None, "foreign_keys", true).map_err(at)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(failed(&connection, path))?;
     Ok(connection)
 }
 
@@ -90,9 +94,9 @@ fn bring_up_to_date(
         Header::Empty => {}
     }
     // Tables are replaced by others of the same name; what refers to them is checked afterwards.
-    connection.pragma_update(None, "foreign_keys", false).map_err(|e| Failure::from(e).at(path))?;
+    connection.pragma_update(None, "foreign_keys", false).map_err(failed(connection, path))?;
     migrate::to_latest(connection).map_err(|error| match error {
-        rusqlite_migration::Error::RusqliteError { err, .. } => Failure::from(err).at(path),
+        rusqlite_migration::Error::RusqliteError { err, .. } => failed(connection, path)(err),
         other => ArchiveError::Damaged {
             path: path.to_path_buf(),
             detail: format!("it could not be migrated: {other}"),
@@ -100,6 +104,14 @@ fn bring_up_to_date(
     })?;
     durable::sync_directory(directory_of(path))?;
     Ok(())
+}
+
+/// Names an error of the connection's last call.
+fn failed<'a>(
+    connection: &'a Connection,
+    path: &'a Path,
+) -> impl FnOnce(rusqlite::Error) -> ArchiveError + 'a {
+    move |error| Failure::from(error).of(connection, path)
 }
 
 /// Opens an archive for reading only; works while another process writes to it.
@@ -323,7 +335,7 @@ pub(super) fn vacuum(connection: &Connection, path: &Path) -> Result<[u64; 2], A
         truncate_log(connection)?;
         Ok([before, size(path)])
     };
-    run().map_err(|failure| failure.at(path))
+    run().map_err(|failure| failure.of(connection, path))
 }
 
 fn size(path: &Path) -> u64 {

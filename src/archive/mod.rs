@@ -339,7 +339,7 @@ impl Archive {
             tx.commit()?;
             Ok(result)
         };
-        let result = run().map_err(|failure| failure.at(&self.path))?;
+        let result = run().map_err(|failure| failure.of(&self.connection, &self.path))?;
         self.log.tend(&self.connection);
         Ok(result)
     }

@@ -202,6 +202,27 @@ fn what_was_acknowledged_survives_200_failing_writes() {
     fail_often(200);
 }
 
+#[test]
+fn a_disk_that_is_found_full_when_flushed_is_called_full() {
+    let home = tempfile::tempdir().unwrap();
+    let library = fault_library(home.path());
+    // The making of the archive, and its first units.
+    for at in 1..9 {
+        let path = home.path().join(format!("{at}/archive.db"));
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let output = child(&path)
+            .env("LD_PRELOAD", &library)
+            .envs([("FAULT_FLUSH", "1"), ("FAULT_CALLS", "1000000"), ("FAULT_ERRNO", "28")])
+            .env("FAULT_AT", at.to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(FAILED), "{said}");
+        assert!(said.contains(&format!("no space left to write {}", path.display())), "{said}");
+        hold_to(&path, said.lines().filter_map(acknowledged).last());
+    }
+}
+
 /// Programs of others: the `sqlite3` command line, and Python's module, if they are there.
 fn foreign_readers(path: &Path, sql: &str) -> Vec<Command> {
     let mut command_line = Command::new("sqlite3");
