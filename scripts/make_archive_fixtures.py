@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/archive/version-{1,2,3,4,5}.db: archives as earlier programs wrote them.
+"""Makes tests/fixtures/archive/version-{1,2,3,4,5,6}.db: archives as earlier programs wrote them.
 
     python3 scripts/make_archive_fixtures.py ARCHIVE
 
@@ -10,7 +10,8 @@ One of schema version 3 (the demo of commit 5f39f4a) makes version 3, and versio
 migrations of their time (src/archive/migrations), with the rows that those versions had. One of
 version 4 (two nights of the counting school of tests/it/night at commit 8b1a819) makes version 4, and
 one of version 5 (a night of that school on tests/fixtures/corpus_small.md, then an import of what it
-exported of its own documents, at commit 0167e2f) version 5.
+exported of its own documents, at commit 0167e2f) version 5. One of version 6 (the demo of commit
+8617393 with 32 drafts by the model and 8 tasks a round) makes version 6.
 """
 
 import json
@@ -89,7 +90,9 @@ CREATE TEMP TABLE drafts AS
 DELETE FROM train_item WHERE task_id NOT IN (SELECT id FROM kept);
 DELETE FROM rollout WHERE task_id NOT IN (SELECT id FROM kept);
 DELETE FROM task_play WHERE task_id NOT IN (SELECT id FROM kept);
-DELETE FROM prompt WHERE id NOT IN (SELECT prompt_id FROM rollout WHERE prompt_id NOT NULL);
+{proposals}
+DELETE FROM prompt WHERE id NOT IN (SELECT prompt_id FROM rollout WHERE prompt_id NOT NULL
+    {prompts});
 DELETE FROM task_evidence WHERE task_id NOT IN (SELECT id FROM kept);
 DELETE FROM task_parent WHERE task_id NOT IN (SELECT id FROM kept);
 DELETE FROM task_words WHERE rowid IN (SELECT number FROM task WHERE id NOT IN
@@ -103,6 +106,7 @@ DELETE FROM seed WHERE id NOT IN (SELECT seed_id FROM draft);
 DELETE FROM document_passage WHERE passage_id NOT IN
     (SELECT passage_id FROM task_evidence UNION SELECT passage_id FROM seed_passage);
 DELETE FROM passage WHERE id NOT IN (SELECT passage_id FROM document_passage);
+{documents}
 DELETE FROM suite_item WHERE ordinal >= 4;
 DELETE FROM evaluation_item WHERE question_id NOT IN (SELECT question_id FROM suite_item);
 DELETE FROM train_item WHERE step >= 3;
@@ -157,7 +161,23 @@ IMPORTED = {
     "more": "UNION SELECT id FROM (SELECT task_id AS id FROM imported ORDER BY id LIMIT 2)",
     "deletions": "DELETE FROM imported WHERE task_id NOT IN (SELECT id FROM kept);",
 }
-CUTS = {4: {"more": "", "deletions": ""}, 5: IMPORTED}
+NO_PROPOSALS = {"proposals": "", "prompts": "", "documents": ""}
+PROPOSALS = {
+    **IMPORTED,
+    "proposals": """DELETE FROM proposal WHERE draft_id NOT IN (SELECT id FROM drafts);
+DELETE FROM train_draft WHERE step >= 3 OR draft_id NOT IN (SELECT id FROM drafts);
+DELETE FROM task_minhash WHERE number NOT IN
+    (SELECT number FROM task WHERE id IN (SELECT id FROM kept));""",
+    "documents": """DELETE FROM source_document WHERE document_id NOT IN
+    (SELECT document_id FROM document_passage);
+DELETE FROM document WHERE id NOT IN (SELECT document_id FROM document_passage);""",
+    "prompts": "UNION SELECT prompt_id FROM proposal WHERE prompt_id NOT NULL",
+}
+CUTS = {
+    4: {"more": "", "deletions": "", **NO_PROPOSALS},
+    5: {**IMPORTED, **NO_PROPOSALS},
+    6: PROPOSALS,
+}
 
 
 def make_later(archive, version):

@@ -33,6 +33,12 @@ pub struct FinishedGroup {
     pub solved: u64,
 }
 
+impl FinishedGroup {
+    fn place(&self) -> (&str, u32, u32) {
+        (&self.task_id, self.night, self.round)
+    }
+}
+
 /// The columns of `group_start` under the name `g`, which [`start_of`] reads.
 pub(super) const START: &str =
     "g.kind, g.depth, g.from_night, g.from_round, g.from_ordinal, g.steps";
@@ -97,24 +103,22 @@ impl ArchiveReader {
     /// [`ArchiveError`] when the file cannot be read.
     pub fn finished_groups(&self) -> Result<Vec<FinishedGroup>, ArchiveError> {
         self.read(|tx| {
-            // That index has all that is asked of rollouts, which are long.
+            // In the order of the file, which is read from end to end: any other jumps about in it.
+            // The rollouts of a group mostly stand together there.
             let mut statement = tx.prepare(&format!(
                 "SELECT r.task_id, r.night, r.round, r.model_version, r.stop, r.exact_match,
                         r.reward, {START}
-                 FROM rollout r INDEXED BY rollout_outcome LEFT JOIN group_start g
+                 FROM rollout r NOT INDEXED LEFT JOIN group_start g
                      ON g.task_id = r.task_id AND g.night = r.night AND g.round = r.round
-                 ORDER BY r.task_id, r.night, r.round"
+                 ORDER BY r.rowid"
             ))?;
             let mut groups: Vec<FinishedGroup> = Vec::new();
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let place: (String, u32, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let other = |group: &FinishedGroup| {
-                    (&group.task_id, group.night, group.round) != (&place.0, place.1, place.2)
-                };
-                if groups.last().is_none_or(other) {
+                let place = (value::text(row, 0)?, row.get(1)?, row.get(2)?);
+                if groups.last().is_none_or(|group| group.place() != place) {
                     groups.push(FinishedGroup {
-                        task_id: place.0,
+                        task_id: place.0.to_string(),
                         night: place.1,
                         round: place.2,
                         model_version: row.get(3)?,
@@ -132,6 +136,16 @@ impl ArchiveReader {
                     group.rewards.push(row.get(6)?);
                 }
             }
+            groups.sort_by(|one, other| one.place().cmp(&other.place()));
+            groups.dedup_by(|more, group| {
+                let same = more.place() == group.place();
+                if same {
+                    group.rewards.append(&mut more.rewards);
+                    group.attempts += more.attempts;
+                    group.solved += more.solved;
+                }
+                same
+            });
             Ok(groups)
         })
     }

@@ -15,7 +15,7 @@ use super::value;
 use crate::rollout::Step;
 
 /// How many migrations there are: the schema version this program reads and writes.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 
 /// All of them; a released one never changes.
 fn all() -> Migrations<'static> {
@@ -36,6 +36,7 @@ fn all() -> Migrations<'static> {
             to_version_6,
         )
         .foreign_key_check(),
+        M::up(include_str!("migrations/0007_outcomes.sql")),
     ])
 }
 

@@ -1,10 +1,17 @@
 //! Totals over tasks.
 
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+
 use rusqlite::Row;
+use rusqlite::types::Type;
+use rusqlite::types::ValueRef;
 use serde::Serialize;
 
 use super::ArchiveReader;
 use super::error::ArchiveError;
+use super::task::TaskState;
+use super::value;
 
 /// What totals are made by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,24 +69,24 @@ impl TaskGrouping {
         }
     }
 
-    /// The columns that make a group's name, joined by a comma and a blank.
-    fn expression(self) -> &'static str {
+    /// The column, or two that are joined, that a group's name is made of.
+    fn columns(self) -> &'static str {
         match self {
-            Self::Origin => "t.origin || ', ' || t.split",
-            Self::Night => "coalesce(t.night, 'by hand')",
-            Self::Kind => "t.kind",
-            Self::Hops => "t.hops",
-            Self::Band => "t.band",
-            Self::State => "t.state",
-            Self::Document | Self::Topic => "t.document_id",
-            Self::ProposedBy => "t.proposed_by",
-            Self::PlayedBy => "coalesce(t.played_by, 'none')",
+            Self::Origin => "origin, split",
+            Self::Night => "coalesce(night, 'by hand'), NULL",
+            Self::Kind => "kind, NULL",
+            Self::Hops => "hops, NULL",
+            Self::Band => "band, NULL",
+            Self::State => "state, NULL",
+            Self::Document | Self::Topic => "document_id, NULL",
+            Self::ProposedBy => "proposed_by, NULL",
+            Self::PlayedBy => "coalesce(played_by, 'none'), NULL",
         }
     }
 }
 
 /// Totals over a group of tasks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TaskGroup {
     /// What its tasks have in common.
     pub group: String,
@@ -103,30 +110,81 @@ pub struct TaskGroup {
     pub solved: u64,
 }
 
-const TOTALS: &str = "sum(t.state = 'active') AS active, sum(t.state = 'stale') AS stale,
-    sum(t.state = 'retired') AS retired, sum(t.attempts = 0) AS untried,
-    sum(t.attempts > 0 AND t.solved = 0) AS never,
-    sum(t.solved > 0 AND t.solved < t.attempts) AS sometimes,
-    sum(t.attempts > 0 AND t.solved = t.attempts) AS always,
-    sum(t.attempts) AS attempts, sum(t.solved) AS solved";
+impl TaskGroup {
+    /// Counts a task.
+    fn add(&mut self, state: TaskState, attempts: u64, solved: u64) {
+        *match state {
+            TaskState::Active => &mut self.active,
+            TaskState::Stale => &mut self.stale,
+            TaskState::Retired => &mut self.retired,
+        } += 1;
+        *match (attempts, solved) {
+            (0, _) => &mut self.untried,
+            (_, 0) => &mut self.never_solved,
+            _ if solved < attempts => &mut self.sometimes_solved,
+            _ => &mut self.always_solved,
+        } += 1;
+        self.attempts += attempts;
+        self.solved += solved;
+    }
 
-/// The totals' names.
-const COLUMNS: &str = "active, stale, retired, untried, never, sometimes, always, attempts, solved";
+    /// Counts the tasks of another group.
+    fn merge(&mut self, other: &Self) {
+        self.active += other.active;
+        self.stale += other.stale;
+        self.retired += other.retired;
+        self.untried += other.untried;
+        self.never_solved += other.never_solved;
+        self.sometimes_solved += other.sometimes_solved;
+        self.always_solved += other.always_solved;
+        self.attempts += other.attempts;
+        self.solved += other.solved;
+    }
+}
 
-fn group_of(row: &Row<'_>) -> rusqlite::Result<TaskGroup> {
-    let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-    Ok(TaskGroup {
-        group: row.get(0)?,
-        active: count(1)?,
-        stale: count(2)?,
-        retired: count(3)?,
-        untried: count(4)?,
-        never_solved: count(5)?,
-        sometimes_solved: count(6)?,
-        always_solved: count(7)?,
-        attempts: count(8)?,
-        solved: count(9)?,
-    })
+/// Groups by name. Those that SQLite would sort a million rows for are found by hashing.
+#[derive(Default)]
+struct Groups {
+    numbers: BTreeMap<i64, TaskGroup>,
+    names: HashMap<String, TaskGroup>,
+}
+
+impl Groups {
+    /// The group that the first two columns name; `name` is memory to write it to.
+    fn of(&mut self, row: &Row<'_>, name: &mut String) -> rusqlite::Result<&mut TaskGroup> {
+        if let ValueRef::Integer(number) = row.get_ref(0)? {
+            return Ok(self.numbers.entry(number).or_default());
+        }
+        name.clear();
+        name.push_str(value::text(row, 0)?);
+        if let Some(rest) = row.get_ref(1)?.as_str_or_null()? {
+            name.push_str(", ");
+            name.push_str(rest);
+        }
+        // An entry of the map would take a copy of every name.
+        if !self.names.contains_key(name.as_str()) {
+            self.names.insert(name.clone(), TaskGroup::default());
+        }
+        self.names.get_mut(name.as_str()).ok_or(rusqlite::Error::QueryReturnedNoRows)
+    }
+
+    /// Puts together those that `names` gives the same name; those without one are left out.
+    fn renamed(self, names: &HashMap<String, String>) -> Self {
+        let mut groups = Self { numbers: self.numbers, ..Self::default() };
+        for (name, group) in self.names {
+            if let Some(name) = names.get(&name) {
+                groups.names.entry(name.clone()).or_default().merge(&group);
+            }
+        }
+        groups
+    }
+
+    /// All of them, numbers in the order of their values, then names in theirs.
+    fn sorted(self) -> Vec<TaskGroup> {
+        let numbers = self.numbers.into_iter().map(|(number, group)| (number.to_string(), group));
+        let names: BTreeMap<String, TaskGroup> = self.names.into_iter().collect();
+        numbers.chain(names).map(|(name, group)| TaskGroup { group: name, ..group }).collect()
+    }
 }
 
 /// How a night's rollouts fared at tasks of the same number of hops.
@@ -166,6 +224,7 @@ impl ArchiveReader {
             Ok(groups.collect::<Result<_, _>>()?)
         })
     }
+
     /// Totals by what `by` says, for groups that have tasks, in the order of their names; numbers
     /// in that of their values.
     ///
@@ -173,23 +232,26 @@ impl ArchiveReader {
     /// [`ArchiveError`] when the file cannot be read.
     pub fn task_stats(&self, by: TaskGrouping) -> Result<Vec<TaskGroup>, ArchiveError> {
         // All tasks are read in any case: in their own order rather than in that of an index.
-        let groups = format!(
-            "SELECT {} AS name, {TOTALS} FROM task t NOT INDEXED GROUP BY 1 ORDER BY 1",
-            by.expression()
-        );
-        let sql = match by {
-            // Few documents beside many tasks: their titles are looked up once for each.
-            TaskGrouping::Topic => format!(
-                "SELECT d.title, sum(g.active), sum(g.stale), sum(g.retired), sum(g.untried),
-                        sum(g.never), sum(g.sometimes), sum(g.always), sum(g.attempts),
-                        sum(g.solved)
-                 FROM ({groups}) g JOIN document d ON d.id = g.name GROUP BY 1 ORDER BY 1"
-            ),
-            _ => format!("SELECT CAST(name AS TEXT), {COLUMNS} FROM ({groups})"),
-        };
+        let sql = format!("SELECT {}, state, attempts, solved FROM task NOT INDEXED", by.columns());
         self.read(|tx| {
+            let (mut groups, mut name) = (Groups::default(), String::new());
             let mut statement = tx.prepare(&sql)?;
-            Ok(statement.query_map([], group_of)?.collect::<Result<_, _>>()?)
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let named =
+                    |state: &TaskState| value::text(row, 2).is_ok_and(|it| it == state.as_str());
+                let state = TaskState::ALL.into_iter().find(named);
+                let state =
+                    state.ok_or_else(|| value::unreadable(2, Type::Text, "no state of a task"))?;
+                let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                groups.of(row, &mut name)?.add(state, count(3)?, count(4)?);
+            }
+            if by == TaskGrouping::Topic {
+                let mut titles = tx.prepare("SELECT id, title FROM document")?;
+                let titles = titles.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                groups = groups.renamed(&titles.collect::<Result<_, _>>()?);
+            }
+            Ok(groups.sorted())
         })
     }
 }

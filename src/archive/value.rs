@@ -22,6 +22,11 @@ pub(super) fn unreadable(
     rusqlite::Error::FromSqlConversionFailure(column, kind, error.into())
 }
 
+/// Text where it stands, without a copy.
+pub(super) fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<&'r str> {
+    Ok(row.get_ref(column)?.as_str()?)
+}
+
 /// An enum stored by the name that serde gives it.
 pub(super) fn named<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let name: String = row.get(column)?;
