@@ -24,6 +24,8 @@ pub mod task;
 pub mod config;
 pub mod model;
 
+pub mod schedule;
+
 pub mod inference;
 
 pub mod protocol;

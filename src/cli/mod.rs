@@ -23,6 +23,7 @@ mod output;
 mod pager;
 mod places;
 mod run;
+mod schedule;
 mod status;
 mod suite;
 mod task;
@@ -101,6 +102,9 @@ enum Command {
     /// Questions of your own that versions are measured on
     #[command(subcommand)]
     Suite(suite::SuiteCommand),
+    /// When nights are to be
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Look at the nights that were
     #[command(subcommand)]
     Run(run::RunCommand),
@@ -139,7 +143,7 @@ impl Command {
             Self::Suite(command) => command.only_looks(),
             Self::Archive(command) => command.only_looks(),
             Self::Experiment(command) => command.only_looks(),
-            Self::Run(_) | Self::Train(_) | Self::Status(_) | Self::Doctor(_) => true,
+            Self::Schedule(_) | Self::Run(_) | Self::Train(_) | Self::Status(_) | Self::Doctor(_) => true,
             _ => false,
         }
     }
@@ -189,6 +193,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
         Command::Suite(command) => suite::run(global, &command),
+        Command::Schedule(command) => schedule::run(global, &command),
         Command::Run(command) => run::run(global, &command),
         Command::Archive(command) => archive::run(global, &command),
         Command::Train(command) => train::run(global, &command),

@@ -25,6 +25,11 @@ impl Home {
         self.dir.join("nightschool.toml")
     }
 
+    /// Schedules in use, a file for each.
+    pub fn schedules(&self) -> PathBuf {
+        self.dir.join("schedules")
+    }
+
     /// The task archive.
     pub fn archive(&self) -> PathBuf {
         self.dir.join("archive.db")

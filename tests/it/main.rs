@@ -35,6 +35,7 @@ mod remote;
 mod retrieval;
 mod runner;
 mod sampler;
+mod schedule;
 mod selection;
 mod settings;
 mod stop;
