@@ -21,6 +21,9 @@ const LONGEST_CHANGE: SignedDuration = SignedDuration::from_hours(25);
 /// How late a start may be without having been missed.
 const GRACE: SignedDuration = SignedDuration::from_mins(2);
 
+/// Starts in a row that quiet hours may leave nothing of: a year of quarter hours.
+const FRUITLESS: usize = 366 * 24 * 4;
+
 /// A time of day at which a window ends, on the next such day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -106,9 +109,12 @@ pub enum Pending {
 
 impl Schedule {
     /// The windows that are due after an instant, in order. Those that quiet hours leave nothing of
-    /// are left out.
+    /// are left out; where they leave nothing of a great many, there are no more.
     pub fn windows(&self, after: Timestamp) -> impl Iterator<Item = Window> {
-        self.starts(after).filter_map(|due| self.window(due))
+        let mut starts = self.starts(after);
+        std::iter::from_fn(move || {
+            starts.by_ref().take(FRUITLESS).find_map(|due| self.window(due))
+        })
     }
 
     /// What is to be done at `now`, when the window due at `handled` was the last that something
