@@ -56,4 +56,6 @@ pub mod evaluation;
 // The glue, and the edge to the world.
 pub mod phase;
 
+pub mod daemon;
+
 pub mod cli;

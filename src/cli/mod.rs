@@ -6,6 +6,7 @@ mod archive;
 mod bench;
 mod completions;
 mod corpus;
+mod daemon;
 mod demo;
 mod doctor;
 pub mod errors;
@@ -88,6 +89,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Teach the model from the documents that were added
     Night(night::NightArgs),
+    /// Follow the schedules of a home, as a service
+    Daemon(daemon::DaemonArgs),
     /// Write commented settings for documents of your own
     Init(init::InitArgs),
     /// Add documents and search in them
@@ -188,6 +191,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Demo(args) => demo::run(global, &args),
         Command::Night(args) => night::run(global, &args),
+        Command::Daemon(args) => daemon::run(global, &args),
         Command::Init(args) => init::run(global, &args),
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),

@@ -46,7 +46,8 @@ Examples:
   nightschool run list
   nightschool run show                # the report of the last night
   nightschool run show 12 --json
-  nightschool run report --to night.html")]
+  nightschool run report --to night.html
+  nightschool run pause")]
 pub(super) enum RunCommand {
     /// List the nights, the latest first
     List(ListArgs),
@@ -54,6 +55,12 @@ pub(super) enum RunCommand {
     Show(ShowArgs),
     /// Write the report of a night as a page for the browser
     Report(ReportArgs),
+    /// Have the daemon stop the night under way; it goes on the next time
+    Stop(ControlArgs),
+    /// Have the daemon begin no night until it is told to go on
+    Pause(ControlArgs),
+    /// Have the daemon begin nights again
+    Resume(ControlArgs),
 }
 
 #[derive(Debug, Args)]

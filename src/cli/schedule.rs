@@ -15,6 +15,7 @@ use serde_json::json;
 use super::Global;
 use super::Json;
 use super::Output;
+use super::daemon;
 use super::errors::NoSuchObject;
 use super::errors::UsageError;
 use super::listing::Listing;
@@ -22,6 +23,7 @@ use super::listing::ListingArgs;
 use super::output;
 use super::places;
 use crate::config;
+use crate::daemon::control::Request;
 use crate::phase::home::Home;
 use crate::schedule::BUILT_IN;
 use crate::schedule::Schedule;
@@ -43,6 +45,8 @@ pub(super) enum ScheduleCommand {
     Next(NextArgs),
     /// Print a schedule's file
     Show(ShowArgs),
+    /// Have the daemon begin a night of a schedule now
+    Trigger(TriggerArgs),
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +104,17 @@ pub(super) struct ShowArgs {
     name: String,
 }
 
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool schedule trigger overnight")]
+pub(super) struct TriggerArgs {
+    /// A schedule of the home
+    name: String,
+    #[command(flatten)]
+    json: Json,
+}
+
 /// A schedule, and where it comes from.
 struct Found {
     name: String,
@@ -128,25 +143,22 @@ pub(super) fn run(global: &Global, command: &ScheduleCommand) -> anyhow::Result<
         ScheduleCommand::List(args) => list(&home, args),
         ScheduleCommand::Check(args) => check(&home, args),
         ScheduleCommand::Next(args) => next(&home, args),
+        ScheduleCommand::Trigger(args) => {
+            let request = Request::Trigger { schedule: args.name.clone() };
+            daemon::ask(&home, &request, args.json)
+        }
         ScheduleCommand::Show(args) => output::print(find(&home, &args.name)?.text.trim_end()),
     }
 }
 
-/// The schedule files of a home, in the order of their names.
-fn files(home: &Home) -> anyhow::Result<Vec<PathBuf>> {
-    let folder = home.schedules();
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(&folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+/// The schedules of a home, in the order of their names.
+fn own(home: &Home) -> anyhow::Result<Vec<Found>> {
+    let found = |(name, schedule): (String, Schedule)| {
+        let file = home.schedules().join(format!("{name}.toml"));
+        let text = config::read_layer(&file)?;
+        Ok(Found { name, file: Some(file), text, schedule })
+    };
+    Schedule::read_all(&home.schedules())?.into_iter().map(found).collect()
 }
 
 /// The schedule of a name: the home's, then the program's, then a file.
@@ -175,7 +187,7 @@ fn chosen(home: &Home, names: &[String]) -> anyhow::Result<Vec<Found>> {
     if !names.is_empty() {
         return names.iter().map(|name| find(home, name)).collect();
     }
-    let found: Vec<Found> = files(home)?.iter().map(|file| Found::file(file)).collect::<Result<_, _>>()?;
+    let found = own(home)?;
     if found.is_empty() {
         let show = places::command_for(home, "schedule show overnight");
         let why = format!(
@@ -189,8 +201,7 @@ fn chosen(home: &Home, names: &[String]) -> anyhow::Result<Vec<Found>> {
 }
 
 fn list(home: &Home, args: &ListArgs) -> anyhow::Result<()> {
-    let own = files(home)?;
-    let mut all: Vec<Found> = own.iter().map(|file| Found::file(file)).collect::<Result<_, _>>()?;
+    let mut all = own(home)?;
     let taken: Vec<String> = all.iter().map(|found| found.name.clone()).collect();
     for built_in in BUILT_IN {
         if !taken.iter().any(|name| name == built_in.0) {

@@ -30,6 +30,16 @@ impl Home {
         self.dir.join("schedules")
     }
 
+    /// The socket of its daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("daemon.sock")
+    }
+
+    /// What its daemon remembers.
+    pub fn daemon_memory(&self) -> PathBuf {
+        self.dir.join("daemon.json")
+    }
+
     /// The task archive.
     pub fn archive(&self) -> PathBuf {
         self.dir.join("archive.db")

@@ -4,6 +4,7 @@ mod expression;
 mod times;
 mod weekday;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -153,6 +154,27 @@ impl Schedule {
         let layer = format!("{origin}, [settings]");
         config::load(&[(&layer, &schedule.settings.to_string())], &[])?;
         Ok(schedule)
+    }
+
+    /// Reads the schedules of a folder: its files NAME.toml, by name; none where there is no such
+    /// folder.
+    ///
+    /// # Errors
+    /// What [`Schedule::read`] says of the first that is refused.
+    pub fn read_all(folder: &Path) -> Result<BTreeMap<String, Self>, ScheduleError> {
+        let failed = |source| ScheduleError::Read { path: folder.to_path_buf(), source };
+        let mut all = BTreeMap::new();
+        if !folder.exists() {
+            return Ok(all);
+        }
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                all.insert(name, Self::read(&path)?);
+            }
+        }
+        Ok(all)
     }
 
     /// Reads a schedule file.

@@ -117,6 +117,12 @@ impl Schedule {
         })
     }
 
+    /// The window of a night that begins at `now` although it is not due; none in quiet hours.
+    pub fn window_at(&self, now: Timestamp) -> Option<Window> {
+        let window = self.window(now.to_zoned(self.zone.rules().clone()))?;
+        (window.start == window.due).then_some(window)
+    }
+
     /// What is to be done at `now`, when the window due at `handled` was the last that something
     /// was done about; of several since then only the latest counts. Depends on nothing but these
     /// two, so that clocks may jump and machines may sleep.
