@@ -15,6 +15,7 @@ mod corpus;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod curriculum;
+mod daemon;
 mod decoder;
 mod default_model;
 mod device;
