@@ -146,7 +146,9 @@ impl TaskGroup {
 #[derive(Default)]
 struct Groups {
     numbers: BTreeMap<i64, TaskGroup>,
-    names: HashMap<String, TaskGroup>,
+    /// Places in `named`.
+    names: HashMap<String, usize>,
+    named: Vec<TaskGroup>,
 }
 
 impl Groups {
@@ -161,29 +163,40 @@ impl Groups {
             name.push_str(", ");
             name.push_str(rest);
         }
+        Ok(self.named(name))
+    }
+
+    /// The group of a name.
+    fn named(&mut self, name: &str) -> &mut TaskGroup {
         // An entry of the map would take a copy of every name.
-        if !self.names.contains_key(name.as_str()) {
-            self.names.insert(name.clone(), TaskGroup::default());
-        }
-        self.names.get_mut(name.as_str()).ok_or(rusqlite::Error::QueryReturnedNoRows)
+        let place = match self.names.get(name) {
+            Some(place) => *place,
+            None => {
+                self.names.insert(name.to_string(), self.named.len());
+                self.named.push(TaskGroup { group: name.to_string(), ..TaskGroup::default() });
+                self.named.len() - 1
+            }
+        };
+        &mut self.named[place]
     }
 
     /// Puts together those that `names` gives the same name; those without one are left out.
     fn renamed(self, names: &HashMap<String, String>) -> Self {
         let mut groups = Self { numbers: self.numbers, ..Self::default() };
-        for (name, group) in self.names {
-            if let Some(name) = names.get(&name) {
-                groups.names.entry(name.clone()).or_default().merge(&group);
+        for group in &self.named {
+            if let Some(name) = names.get(&group.group) {
+                groups.named(name).merge(group);
             }
         }
         groups
     }
 
     /// All of them, numbers in the order of their values, then names in theirs.
-    fn sorted(self) -> Vec<TaskGroup> {
-        let numbers = self.numbers.into_iter().map(|(number, group)| (number.to_string(), group));
-        let names: BTreeMap<String, TaskGroup> = self.names.into_iter().collect();
-        numbers.chain(names).map(|(name, group)| TaskGroup { group: name, ..group }).collect()
+    fn sorted(mut self) -> Vec<TaskGroup> {
+        self.named.sort_by(|one, other| one.group.cmp(&other.group));
+        let numbers = self.numbers.into_iter();
+        let numbers = numbers.map(|(number, of)| TaskGroup { group: number.to_string(), ..of });
+        numbers.chain(self.named).collect()
     }
 }
 

@@ -146,7 +146,11 @@ impl Command {
             Self::Suite(command) => command.only_looks(),
             Self::Archive(command) => command.only_looks(),
             Self::Experiment(command) => command.only_looks(),
-            Self::Schedule(_) | Self::Run(_) | Self::Train(_) | Self::Status(_) | Self::Doctor(_) => true,
+            Self::Schedule(_)
+            | Self::Run(_)
+            | Self::Train(_)
+            | Self::Status(_)
+            | Self::Doctor(_) => true,
             _ => false,
         }
     }

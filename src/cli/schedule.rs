@@ -248,9 +248,9 @@ fn check(home: &Home, args: &CheckArgs) -> anyhow::Result<()> {
         "name": name,
         "next": next.start.timestamp().to_string(),
     })).collect::<Vec<Value>>() });
-    let line = |(name, next): &(String, Window)| format!("{name}: fine; next {}", shown(&next.start));
-    Output::new(args.json.json)
-        .show(&json, || rows.iter().map(line).collect::<Vec<_>>().join("\n"))
+    let line =
+        |(name, next): &(String, Window)| format!("{name}: fine; next {}", shown(&next.start));
+    Output::new(args.json.json).show(&json, || rows.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 fn next(home: &Home, args: &NextArgs) -> anyhow::Result<()> {

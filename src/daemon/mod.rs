@@ -9,7 +9,6 @@ pub mod plan;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -55,9 +55,8 @@ impl Memory {
     /// When it cannot be read, or is something else.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         match std::fs::read(path) {
-            Ok(text) => serde_json::from_slice(&text).with_context(|| {
-                format!("{} is damaged; remove it to begin anew", path.display())
-            }),
+            Ok(text) => serde_json::from_slice(&text)
+                .with_context(|| format!("{} is damaged; remove it to begin anew", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }

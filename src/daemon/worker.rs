@@ -77,7 +77,9 @@ fn named(status: ExitStatus, asked: bool) -> Ended {
         Some(code @ (CONFIG | USAGE)) => {
             Ended::Refused(format!("the worker ended with status {code}; its log says why"))
         }
-        Some(code) => Ended::Failed(format!("the worker ended with status {code}; its log says why")),
+        Some(code) => {
+            Ended::Failed(format!("the worker ended with status {code}; its log says why"))
+        }
         None => Ended::Failed(format!("the worker was killed: {status}")),
     }
 }

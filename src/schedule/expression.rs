@@ -45,7 +45,10 @@ impl Expression {
     pub(super) fn after(&self, after: civil::DateTime) -> impl Iterator<Item = civil::DateTime> {
         // UTC stands in for a zone without clock changes.
         let start = in_utc(after);
-        start.into_iter().flat_map(|start| self.times.after(&start)).filter_map(|time| civil_of(&time))
+        start
+            .into_iter()
+            .flat_map(|start| self.times.after(&start))
+            .filter_map(|time| civil_of(&time))
     }
 }
 
@@ -91,7 +94,9 @@ impl TryFrom<String> for Expression {
 /// The weekday field as the crate reads it.
 fn weekdays(field: &str) -> Result<String, String> {
     if field.contains('/') {
-        return Err(format!("steps in the weekday \"{field}\" begin anew each week; name the days"));
+        return Err(format!(
+            "steps in the weekday \"{field}\" begin anew each week; name the days"
+        ));
     }
     if field.contains(|c: char| c.is_ascii_digit()) {
         let meant = weekday::from_numbers(field)
@@ -106,7 +111,6 @@ fn weekdays(field: &str) -> Result<String, String> {
 
 /// What to write in the place of an expression that has not five fields.
 fn miscounted(text: &str, fields: &[&str]) -> String {
-    let n = fields.len();
     let suggested = match fields {
         [_, five @ ..] if five.len() == 5 => format!(": \"{}\"", five.join(" ")),
         [_, five @ .., _] if five.len() == 5 => format!(": \"{}\"", five.join(" ")),
@@ -114,8 +118,8 @@ fn miscounted(text: &str, fields: &[&str]) -> String {
         _ => ", such as \"0 1 * * Mon-Fri\"".to_string(),
     };
     format!(
-        "\"{text}\" has {n} fields; write minute, hour, day of the month, month and weekday, without \
-         seconds and years{suggested}"
+        "\"{text}\" has not five fields; write minute, hour, day of the month, month and weekday, \
+         without seconds and years{suggested}"
     )
 }
 

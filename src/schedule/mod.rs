@@ -140,7 +140,8 @@ impl Schedule {
     /// has no end, or its settings are refused.
     pub fn parse(origin: &str, text: &str) -> Result<Self, ScheduleError> {
         let wrong = |reason: String| ScheduleError::Invalid { origin: origin.to_string(), reason };
-        let schedule: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let schedule: Self = toml::from_str(text)
+            .map_err(|error| wrong(error.to_string().trim_end().to_string()))?;
         match (schedule.until, schedule.minutes) {
             (Some(_), None) => {}
             (None, Some(1..=LONGEST_MINUTES)) => {}

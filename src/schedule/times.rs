@@ -112,9 +112,7 @@ impl Schedule {
     /// are left out; where they leave nothing of a great many, there are no more.
     pub fn windows(&self, after: Timestamp) -> impl Iterator<Item = Window> {
         let mut starts = self.starts(after);
-        std::iter::from_fn(move || {
-            starts.by_ref().take(FRUITLESS).find_map(|due| self.window(due))
-        })
+        std::iter::from_fn(move || starts.by_ref().take(FRUITLESS).find_map(|due| self.window(due)))
     }
 
     /// The window of a night that begins at `now` although it is not due; none in quiet hours.
@@ -154,7 +152,8 @@ impl Schedule {
     /// so all local times near enough are looked at.
     fn start_after(&self, after: Timestamp) -> Option<Zoned> {
         let zone = self.zone.rules();
-        let near = [after.checked_sub(LONGEST_CHANGE).ok()?, after.checked_add(LONGEST_CHANGE).ok()?];
+        let near =
+            [after.checked_sub(LONGEST_CHANGE).ok()?, after.checked_add(LONGEST_CHANGE).ok()?];
         let steady = zone.to_offset(near[0]) == zone.to_offset(near[1]);
         let look_back = if steady { SignedDuration::ZERO } else { LONGEST_CHANGE };
         let from = after.to_zoned(zone.clone()).datetime().checked_sub(look_back).ok()?;
@@ -198,11 +197,8 @@ impl Schedule {
         (0..=8).find_map(|days| {
             let day = due.date().checked_add(i64::from(days).days()).ok()?;
             let fits = until.day.is_none_or(|wanted| day.weekday() == wanted);
-            let end = resolved(
-                self.zone.rules(),
-                day.to_datetime(until.time),
-                ClockChange::Compatible,
-            )?;
+            let end =
+                resolved(self.zone.rules(), day.to_datetime(until.time), ClockChange::Compatible)?;
             (fits && end > *due).then_some(end)
         })
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::mpsc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,8 +26,7 @@ use nightschool::schedule::Schedule;
 
 use crate::night::school::School;
 
-const NIGHTLY: &str =
-    "about = \"\"\ncron = \"0 1 * * *\"\nzone = \"UTC\"\nuntil = \"06:00\"\nmissed = \"run_once\"\n";
+const NIGHTLY: &str = "about = \"\"\ncron = \"0 1 * * *\"\nzone = \"UTC\"\nuntil = \"06:00\"\nmissed = \"run_once\"\n";
 const HOURLY: &str = "about = \"\"\ncron = \"0 * * * *\"\nzone = \"UTC\"\nminutes = 30\n";
 const NEVER_DUE: &str = "about = \"\"\ncron = \"0 0 29 2 *\"\nzone = \"UTC\"\nminutes = 60\n";
 
@@ -35,9 +35,8 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn plan(schedules: &[(&str, &str)], memory: Memory, now: Timestamp) -> Plan {
-    let parsed = |(name, text): &(&str, &str)| {
-        ((*name).to_string(), Schedule::parse(name, text).unwrap())
-    };
+    let parsed =
+        |(name, text): &(&str, &str)| ((*name).to_string(), Schedule::parse(name, text).unwrap());
     Plan::new(schedules.iter().map(parsed).collect::<BTreeMap<_, _>>(), memory, now)
 }
 
@@ -161,7 +160,7 @@ struct Daemon {
     child: Child,
     home: Home,
     /// What systemd would be told.
-    told: UnixDatagram,
+    told: mpsc::Receiver<String>,
 }
 
 impl Drop for Daemon {
@@ -173,8 +172,18 @@ impl Drop for Daemon {
 
 impl Daemon {
     fn start(mut command: Command, home: &Path, notify: &Path) -> Self {
-        let told = UnixDatagram::bind(notify).unwrap();
-        told.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let socket = UnixDatagram::bind(notify).unwrap();
+        let (sender, told) = mpsc::channel();
+        // Like systemd, it always listens: a sender waits while too many messages lie unread.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                if sender.send(text).is_err() {
+                    break;
+                }
+            }
+        });
         let child = command
             .env("NOTIFY_SOCKET", notify)
             .env("WATCHDOG_USEC", "2000000")
@@ -188,10 +197,9 @@ impl Daemon {
 
     /// Waits until systemd is told something that begins so.
     fn wait_for(&self, what: &str) -> String {
-        let mut buffer = [0; 4096];
         loop {
-            let length = self.told.recv(&mut buffer).unwrap_or_else(|_| panic!("no {what}"));
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            let text = self.told.recv_timeout(Duration::from_secs(60));
+            let text = text.unwrap_or_else(|_| panic!("no {what}"));
             if let Some(line) = text.lines().find(|line| line.starts_with(what)) {
                 return line.to_string();
             }
@@ -302,7 +310,10 @@ fn a_faulty_schedule_changes_nothing() {
     std::fs::write(school.home().join("nightschool.toml"), "model = \"/nowhere\"\n").unwrap();
     let Answer::Status(_) = daemon.ask(&trigger("leap")) else { panic!("refused") };
     daemon.until("failed", |status| {
-        status.schedules[0].last.as_ref().is_some_and(|last| last.starts_with("failed, tried again"))
+        status.schedules[0]
+            .last
+            .as_ref()
+            .is_some_and(|last| last.starts_with("failed, tried again"))
     });
     // Nobody waits for that attempt.
     daemon.signal(libc::SIGTERM);
