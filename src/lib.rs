@@ -24,6 +24,8 @@ pub mod task;
 pub mod config;
 pub mod model;
 
+pub mod schedule;
+
 pub mod inference;
 
 pub mod protocol;
@@ -53,5 +55,7 @@ pub mod evaluation;
 
 // The glue, and the edge to the world.
 pub mod phase;
+
+pub mod daemon;
 
 pub mod cli;

@@ -8,6 +8,7 @@ use crate::config::ConfigError;
 use crate::durable::DurableError;
 use crate::inference::GenerateError;
 use crate::model::fetch::FetchError;
+use crate::schedule::ScheduleError;
 
 /// Exit statuses: `--help`, the man pages and docs/cli-json.md say the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +107,7 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<NoSuchObject>() {
         return Some(Exit::NoSuchObject);
     }
-    if cause.is::<ConfigError>() {
+    if cause.is::<ConfigError>() || cause.is::<ScheduleError>() {
         return Some(Exit::Config);
     }
     if let Some(OutputError(error)) = cause.downcast_ref() {

@@ -6,6 +6,7 @@ mod archive;
 mod bench;
 mod completions;
 mod corpus;
+mod daemon;
 mod demo;
 mod doctor;
 pub mod errors;
@@ -23,6 +24,7 @@ mod output;
 mod pager;
 mod places;
 mod run;
+mod schedule;
 mod status;
 mod suite;
 mod task;
@@ -87,6 +89,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Teach the model from the documents that were added
     Night(night::NightArgs),
+    /// Follow the schedules of a home, as a service
+    Daemon(daemon::DaemonArgs),
     /// Write commented settings for documents of your own
     Init(init::InitArgs),
     /// Add documents and search in them
@@ -101,6 +105,9 @@ enum Command {
     /// Questions of your own that versions are measured on
     #[command(subcommand)]
     Suite(suite::SuiteCommand),
+    /// When nights are to be
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Look at the nights that were
     #[command(subcommand)]
     Run(run::RunCommand),
@@ -139,7 +146,11 @@ impl Command {
             Self::Suite(command) => command.only_looks(),
             Self::Archive(command) => command.only_looks(),
             Self::Experiment(command) => command.only_looks(),
-            Self::Run(_) | Self::Train(_) | Self::Status(_) | Self::Doctor(_) => true,
+            Self::Schedule(_)
+            | Self::Run(_)
+            | Self::Train(_)
+            | Self::Status(_)
+            | Self::Doctor(_) => true,
             _ => false,
         }
     }
@@ -184,11 +195,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Demo(args) => demo::run(global, &args),
         Command::Night(args) => night::run(global, &args),
+        Command::Daemon(args) => daemon::run(global, &args),
         Command::Init(args) => init::run(global, &args),
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),
         Command::Task(command) => task::run(global, &command),
         Command::Suite(command) => suite::run(global, &command),
+        Command::Schedule(command) => schedule::run(global, &command),
         Command::Run(command) => run::run(global, &command),
         Command::Archive(command) => archive::run(global, &command),
         Command::Train(command) => train::run(global, &command),

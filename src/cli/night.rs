@@ -1,5 +1,6 @@
 //! `nightschool night --now`: one night on the documents of a home.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -18,12 +19,14 @@ use crate::phase::ingest;
 use crate::phase::night;
 use crate::phase::night::NightContext;
 use crate::phase::open_model::ModelContext;
+use crate::schedule::Schedule;
 
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
   nightschool night --now
   nightschool night --now --json > report.json
+  nightschool night --now --schedule ~/.local/state/nightschool/schedules/weekend.toml
   nightschool night --now --set solve.rounds=4 --seed 7")]
 pub(super) struct NightArgs {
     /// Begin at once, or continue the night that was interrupted
@@ -32,6 +35,9 @@ pub(super) struct NightArgs {
     /// A built-in name, a folder, a .gguf file or a hub id in place of the one in the settings
     #[arg(long)]
     model: Option<String>,
+    /// With the settings of a schedule's file over those of the home
+    #[arg(long, value_name = "FILE")]
+    schedule: Option<PathBuf>,
     /// Seed of every random draw
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -41,14 +47,17 @@ pub(super) struct NightArgs {
 
 pub(super) fn run(global: &Global, args: &NightArgs) -> anyhow::Result<()> {
     if !args.now {
-        let message = "a night begins with `nightschool night --now`; nights at set times come \
-                       with the daemon, which this version does not have";
+        let message = "a night begins with `nightschool night --now`; nights at set times are \
+                       the daemon's: see `nightschool daemon --help`";
         return Err(UsageError(message.to_string()).into());
     }
     let home = places::home(global)?;
     let mut flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
     flags.extend(args.seed.map(|seed| format!("seed={seed}")));
-    let settings = places::settings(global, &home, &[], &flags)?;
+    let schedule = args.schedule.as_deref().map(Schedule::read).transpose()?;
+    let over = schedule.map(|schedule| schedule.settings.to_string()).unwrap_or_default();
+    let over = [("the schedule's [settings]", over.as_str())];
+    let settings = places::settings_over(global, &home, &[], &over, &flags)?;
     require_corpus(&home)?;
     let context = NightContext {
         model: ModelContext { cache: places::cache()?, interrupt: interrupt::install()? },

@@ -99,11 +99,26 @@ pub(super) fn settings(
     layers: &[(&str, &str)],
     flags: &[String],
 ) -> anyhow::Result<Settings> {
+    settings_over(global, home, layers, &[], flags)
+}
+
+/// As [`settings`], with further layers over the home's file.
+///
+/// # Errors
+/// As there.
+pub(super) fn settings_over(
+    global: &Global,
+    home: &Home,
+    layers: &[(&str, &str)],
+    over: &[(&str, &str)],
+    flags: &[String],
+) -> anyhow::Result<Settings> {
     let file = home.config();
     let origin = file.display().to_string();
     let text = if file.exists() { config::read_layer(&file)? } else { String::new() };
     let mut all = layers.to_vec();
     all.push((&origin, &text));
+    all.extend_from_slice(over);
     let mut set = global.set.clone();
     set.extend_from_slice(flags);
     Ok(config::load(&all, &set)?)

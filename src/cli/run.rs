@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Global;
 use super::Json;
 use super::Output;
+use super::daemon;
 use super::errors::NoSuchObject;
 use super::listing::Listing;
 use super::listing::ListingArgs;
@@ -19,6 +20,7 @@ use super::output::print;
 use super::places;
 use crate::archive::ArchiveReader;
 use crate::archive::Night;
+use crate::daemon::control::Request;
 use crate::durable;
 use crate::phase::page;
 use crate::phase::report::Report;
@@ -46,7 +48,8 @@ Examples:
   nightschool run list
   nightschool run show                # the report of the last night
   nightschool run show 12 --json
-  nightschool run report --to night.html")]
+  nightschool run report --to night.html
+  nightschool run pause")]
 pub(super) enum RunCommand {
     /// List the nights, the latest first
     List(ListArgs),
@@ -54,6 +57,12 @@ pub(super) enum RunCommand {
     Show(ShowArgs),
     /// Write the report of a night as a page for the browser
     Report(ReportArgs),
+    /// Have the daemon stop the night under way; it goes on the next time
+    Stop(ControlArgs),
+    /// Have the daemon begin no night until it is told to go on
+    Pause(ControlArgs),
+    /// Have the daemon begin nights again
+    Resume(ControlArgs),
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +90,18 @@ pub(super) struct ShowArgs {
     json: Json,
 }
 
+/// What is asked of the daemon.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  nightschool run pause                # nothing begins
+  nightschool run stop                 # what is under way ends at a safe point
+  nightschool run resume")]
+pub(super) struct ControlArgs {
+    #[command(flatten)]
+    json: Json,
+}
+
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -95,11 +116,15 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn run(global: &Global, command: &RunCommand) -> anyhow::Result<()> {
-    let archive = ArchiveReader::open(&places::home(global)?.archive())?;
+    let home = places::home(global)?;
+    let archive = || ArchiveReader::open(&home.archive());
     match command {
-        RunCommand::List(args) => list(&archive, args),
-        RunCommand::Show(args) => show(&archive, args),
-        RunCommand::Report(args) => report(&archive, args),
+        RunCommand::List(args) => list(&archive()?, args),
+        RunCommand::Show(args) => show(&archive()?, args),
+        RunCommand::Report(args) => report(&archive()?, args),
+        RunCommand::Stop(args) => daemon::ask(&home, &Request::Stop, args.json),
+        RunCommand::Pause(args) => daemon::ask(&home, &Request::Pause, args.json),
+        RunCommand::Resume(args) => daemon::ask(&home, &Request::Resume, args.json),
     }
 }
 

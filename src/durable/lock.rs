@@ -13,6 +13,9 @@ use super::replace;
 /// Name of the file that a process holds a lock on while it owns a home.
 const LOCK_FILE: &str = "nightschool.lock";
 
+/// Name of the file that the daemon of a home holds a lock on; its workers own the home.
+const DAEMON_LOCK_FILE: &str = "daemon.lock";
+
 /// Exclusive use of a home directory; given up when dropped, and by the system when the process
 /// dies however it dies.
 #[derive(Debug)]
@@ -27,9 +30,26 @@ impl HomeLock {
     /// # Errors
     /// [`DurableError::Busy`] when another process (or another lock of this one) has it.
     pub fn acquire(home: &Path) -> Result<Self, DurableError> {
+        let lock = Self::of_file(home, LOCK_FILE)?;
+        if replace::finish_replacement(home)? {
+            tracing::info!("finished what was cut off while files were put in place");
+        }
+        Ok(lock)
+    }
+
+    /// Takes the lock that the daemon of `home` holds as long as it runs. It gives no right to write
+    /// to the home.
+    ///
+    /// # Errors
+    /// [`DurableError::Busy`] when another daemon has it.
+    pub fn acquire_for_daemon(home: &Path) -> Result<Self, DurableError> {
+        Self::of_file(home, DAEMON_LOCK_FILE)
+    }
+
+    fn of_file(home: &Path, name: &str) -> Result<Self, DurableError> {
         std::fs::create_dir_all(home)
             .map_err(|error| DurableError::io("create the directory", home, error))?;
-        let path = home.join(LOCK_FILE);
+        let path = home.join(name);
         let failed = |error| DurableError::io("lock", &path, error);
         let mut options = File::options();
         // Not truncated on opening: the text belongs to whoever holds the lock.
@@ -51,11 +71,7 @@ impl HomeLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(failed)?;
-        let lock = Self { file };
-        if replace::finish_replacement(home)? {
-            tracing::info!("finished what was cut off while files were put in place");
-        }
-        Ok(lock)
+        Ok(Self { file })
     }
 }
 

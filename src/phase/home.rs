@@ -25,6 +25,21 @@ impl Home {
         self.dir.join("nightschool.toml")
     }
 
+    /// Schedules in use, a file for each.
+    pub fn schedules(&self) -> PathBuf {
+        self.dir.join("schedules")
+    }
+
+    /// The socket of its daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("daemon.sock")
+    }
+
+    /// What its daemon remembers.
+    pub fn daemon_memory(&self) -> PathBuf {
+        self.dir.join("daemon.json")
+    }
+
     /// The task archive.
     pub fn archive(&self) -> PathBuf {
         self.dir.join("archive.db")

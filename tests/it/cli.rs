@@ -18,6 +18,7 @@ mod definition;
 mod export;
 mod play;
 mod review;
+mod schedules;
 #[cfg(target_os = "linux")]
 mod terminal;
 

@@ -15,6 +15,7 @@ mod corpus;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod curriculum;
+mod daemon;
 mod decoder;
 mod default_model;
 mod device;
@@ -35,6 +36,7 @@ mod remote;
 mod retrieval;
 mod runner;
 mod sampler;
+mod schedule;
 mod selection;
 mod settings;
 mod stop;

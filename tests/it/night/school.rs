@@ -12,6 +12,33 @@ use nightschool::archive::ArchiveReader;
 use nightschool::model::lora::Target;
 use rand::Rng as _;
 
+/// Settings that make a night short.
+const SHORT: [&str; 21] = [
+    "propose.code_drafts=60",
+    "propose.model_drafts=20",
+    "propose.max_tokens=12",
+    "verify.record_on_code=4",
+    "verify.noise_passages=1",
+    // These models find an answer without reading, and what they read is the same all over.
+    "verify.evidence_needed=false",
+    "verify.uniqueness=false",
+    // Their documents say nearly the same again and again.
+    "verify.duplicate_jaccard=1",
+    "verify.samples=1",
+    "verify.min_f1=0.8",
+    "retrieval.passages=1",
+    "warm_start.steps=6",
+    "warm_start.searches=1",
+    "train.checkpoint_steps=2",
+    "train.rank=2",
+    "solve.rounds=2",
+    "solve.tasks=6",
+    "solve.rollouts=3",
+    "solve.max_tokens=8",
+    "evaluate.max_tokens=8",
+    "heldout.documents=0.3",
+];
+
 /// What the weights of a model are like.
 #[derive(Clone, Copy, PartialEq)]
 enum Voice {
@@ -245,34 +272,16 @@ impl School {
     pub(crate) fn night(&self) -> Command {
         let mut command = self.command(&["night", "--now", "--json", "--model"]);
         command.arg(self.path("model"));
-        for setting in [
-            "propose.code_drafts=60",
-            "propose.model_drafts=20",
-            "propose.max_tokens=12",
-            "verify.record_on_code=4",
-            "verify.noise_passages=1",
-            // These models find an answer without reading, and what they read is the same all over.
-            "verify.evidence_needed=false",
-            "verify.uniqueness=false",
-            // Their documents say nearly the same again and again.
-            "verify.duplicate_jaccard=1",
-            "verify.samples=1",
-            "verify.min_f1=0.8",
-            "retrieval.passages=1",
-            "warm_start.steps=6",
-            "warm_start.searches=1",
-            "train.checkpoint_steps=2",
-            "train.rank=2",
-            "solve.rounds=2",
-            "solve.tasks=6",
-            "solve.rollouts=3",
-            "solve.max_tokens=8",
-            "evaluate.max_tokens=8",
-            "heldout.documents=0.3",
-        ] {
+        for setting in SHORT {
             command.arg("--set").arg(setting);
         }
         command
+    }
+
+    /// The same as a settings file.
+    pub(crate) fn short_settings(&self) -> String {
+        let model = self.path("model").display().to_string();
+        SHORT.iter().fold(format!("model = {model:?}\n"), |text, one| text + one + "\n")
     }
 
     pub(crate) fn add_documents(&self) {
