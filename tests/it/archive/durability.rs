@@ -219,7 +219,7 @@ fn a_disk_that_is_found_full_when_flushed_is_called_full() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(FAILED), "{said}");
         assert!(said.contains(&format!("no space left to write {}", path.display())), "{said}");
-        hold_to(&path, said.lines().filter_map(acknowledged).last());
+        hold_to(&path, said.lines().filter_map(acknowledged).next_back());
     }
 }
 
