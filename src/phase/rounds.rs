@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::mixture::Mixture;
 use super::night::Night;
 use super::pick::Pick;
 use super::pick::PickReason;
@@ -39,6 +40,9 @@ pub struct RoundReport {
     /// How its temperature was chosen; none where the settings' own held.
     #[serde(default)]
     pub balance: Option<Decision>,
+    /// Demonstrations among its steps; none where the settings mix none in.
+    #[serde(default)]
+    pub mixture: Option<Mixture>,
 }
 
 /// How the tasks of a round were chosen.
@@ -84,8 +88,8 @@ pub struct RehearsalReport {
 }
 
 impl RoundReport {
-    /// What a person should know of how its tasks and its temperature were chosen: nothing where
-    /// that was done as by default.
+    /// What a person should know of how its tasks and its temperature were chosen and what was mixed
+    /// into its training: nothing where that was done as by default.
     pub(super) fn about(&self) -> Vec<String> {
         let mut about = Vec::new();
         if let Some(curriculum) = &self.curriculum {
@@ -117,6 +121,17 @@ impl RoundReport {
                 chosen.temperature, chosen.threshold, chosen.score
             )
         }));
+        about.extend(self.mixture.as_ref().map(|mixture| {
+            format!(
+                "{} steps on demonstrations mixed into {}, a share of {:.3} ({} tasks by code, \
+                 {} by the model)",
+                mixture.demonstrations(),
+                mixture.solver.steps + mixture.proposer.steps,
+                mixture.share,
+                mixture.code_tasks,
+                mixture.own_tasks,
+            )
+        }));
         about
     }
 }
@@ -143,6 +158,7 @@ impl Night<'_> {
             reward: statistics.reward_mean,
             curriculum: self.picks(round)?.map(|picks| curriculum_report(picks, &rollouts)),
             balance: self.balance_report(round)?,
+            mixture: self.mixture(round)?,
         })
     }
 
