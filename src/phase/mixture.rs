@@ -71,7 +71,7 @@ impl Night<'_> {
     /// which they are trained. They show tasks that the night has not shown, as long as there are
     /// some.
     pub(super) fn mix_in(&self, round: u32, courses: &mut [Course<'_>]) -> anyhow::Result<()> {
-        if self.settings.warm_start.share == 0.0 {
+        if self.settings.warm_start.share <= 0.0 {
             return Ok(());
         }
         let kept = self.mixture(round)?;

@@ -68,6 +68,9 @@ pub(super) struct Picks {
     pub(super) parked: usize,
     /// Tasks that rest.
     pub(super) resting: usize,
+    /// Those of `tasks` that were made by code.
+    #[serde(default)]
+    pub(super) code_made: usize,
     /// The tasks, in the order in which they are played.
     pub(super) tasks: Vec<Pick>,
 }
@@ -133,6 +136,7 @@ impl Night<'_> {
                 effective_sample_size: None,
                 parked: 0,
                 resting: 0,
+                code_made: 0,
                 tasks: ids.into_iter().map(|id| Pick::of(&id, PickReason::Sampled)).collect(),
             }));
         }
@@ -178,17 +182,28 @@ impl Night<'_> {
             active.into_values().filter(|stored| !others.contains(&stored.task.id)).collect();
         let entries: Vec<Entry> = free.iter().map(|stored| self.entry(stored, &groups)).collect();
         let sampler = curriculum::sampler(settings);
-        let choice = sampler.pick(&entries, n - picked.len(), &mut self.picks_rng("picks", round));
-        picked.extend(choice.places.iter().enumerate().map(|(drawn, place)| Pick {
-            scored: choice.scores.get(drawn).copied(),
-            ..Pick::of(&entries[*place].task_id, PickReason::Sampled)
-        }));
+        let by_code = |id: &str| tasks.get(id).is_some_and(|one| one.task.origin == Origin::Code);
+        let mut code_made = picked.iter().filter(|pick| by_code(&pick.task_id)).count();
+        let most = places(settings.code_share, n, round);
+        // Where there are enough of them, all are put in order, for others to take their places.
+        let wanted = if settings.code_share < 1.0 { entries.len() } else { n - picked.len() };
+        let choice = sampler.pick(&entries, wanted, &mut self.picks_rng("picks", round));
+        for (drawn, place) in choice.places.iter().enumerate() {
+            let task_id = &entries[*place].task_id;
+            let is_code_made = by_code(task_id);
+            if picked.len() < n && (!is_code_made || code_made < most) {
+                code_made += usize::from(is_code_made);
+                let scored = choice.scores.get(drawn).copied();
+                picked.push(Pick { scored, ..Pick::of(task_id, PickReason::Sampled) });
+            }
+        }
         Ok(Picks {
             sampler: settings.sampler,
             eligible: choice.spread.map(|spread| spread.eligible),
             effective_sample_size: choice.spread.map(|spread| spread.effective),
             parked: tasks.keys().filter(|id| is(id, Standing::Parked)).count(),
             resting: rested,
+            code_made,
             tasks: picked,
         })
     }

@@ -449,9 +449,7 @@ impl Report {
         header.extend((!self.gate_enforced).then_some("only recorded"));
         table.set_header(header);
         for counts in checks {
-            let of = |n: u64| {
-                format!("{n} ({:.0} %)", percent(n as usize, counts.drafts as usize))
-            };
+            let of = |n: u64| format!("{n} ({:.0} %)", percent(n as usize, counts.drafts as usize));
             let mut row =
                 vec![counts.check.clone(), counts.drafts.to_string(), of(counts.rejected)];
             row.extend((!self.gate_enforced).then(|| of(counts.recorded)));

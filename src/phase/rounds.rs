@@ -58,6 +58,9 @@ pub struct CurriculumReport {
     pub new: usize,
     /// Tasks that the sampler chose.
     pub sampled: usize,
+    /// Tasks that were made by code, however they were chosen.
+    #[serde(default)]
+    pub code_made: usize,
     /// Groups, of tasks and of starts, that were drawn by an estimated score.
     pub estimated: usize,
     /// Groups that asked for a better answer than an earlier one.
@@ -179,6 +182,7 @@ fn curriculum_report(picks: Picks, rollouts: &[StoredRollout]) -> CurriculumRepo
         effective_sample_size: picks.effective_sample_size,
         new: count(PickReason::New),
         sampled: count(PickReason::Sampled),
+        code_made: picks.code_made,
         estimated: picks.tasks.iter().filter(estimated).count(),
         improved: started(StartKind::Improve),
         diverged: started(StartKind::Diverge),

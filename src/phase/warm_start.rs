@@ -108,8 +108,8 @@ impl Night<'_> {
             let (key, rate) = (format!("{prefix}{number:05}"), rates.at(number));
             let phase = TrainPhase::WarmStart;
             // A proposer learns nothing from searches whose tasks make no natural question.
-            let taught = !examples.is_empty();
-            taught.then_some(PlannedStep { phase, key, number, rate, examples, items })
+            let step = PlannedStep { phase, key, number, rate, examples, items };
+            (!step.examples.is_empty()).then_some(step)
         });
         let mut left = self.warm_start_budget()?;
         let affordable = steps.take_while(|step| {
@@ -140,8 +140,8 @@ impl Night<'_> {
     ) -> (Vec<Example>, Vec<TrainItem>) {
         let searches = self.settings.warm_start.searches;
         let first = number * searches;
-        let shown = (first..first + searches)
-            .map(|index| &demonstrations[index % demonstrations.len()]);
+        let shown =
+            (first..first + searches).map(|index| &demonstrations[index % demonstrations.len()]);
         let examples = shown.clone().filter_map(|one| one.of(taught)).collect();
         (examples, shown.flat_map(|one| one.items(taught)).collect())
     }

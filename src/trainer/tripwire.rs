@@ -118,9 +118,9 @@ impl<'a> Watch<'a> {
 
     /// Takes in the next step.
     pub fn see(&mut self, step: &TrainStep) {
-        let earlier = self.skipped.entry((step.phase, step.adapter)).or_default();
-        *earlier = if step.metrics[SKIPPED] == true { *earlier + 1 } else { 0 };
-        let in_a_row = *earlier;
+        let skipped = self.skipped.entry((step.phase, step.adapter)).or_default();
+        *skipped = if step.metrics[SKIPPED] == true { *skipped + 1 } else { 0 };
+        let in_a_row = *skipped;
         if self.stop.is_some() {
             return;
         }
