@@ -1,5 +1,5 @@
-//! Demonstrations mixed into the game: steps of masked likelihood on code-made tasks among the steps
-//! of a round, with the same optimiser and learning rate, at a share that falls.
+//! Demonstrations mixed into the game: steps of masked likelihood on code-made tasks among the
+//! steps of a round, with the same optimiser and learning rate, at a share that falls.
 
 use std::collections::HashSet;
 

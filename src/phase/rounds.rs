@@ -91,8 +91,8 @@ pub struct RehearsalReport {
 }
 
 impl RoundReport {
-    /// What a person should know of how its tasks and its temperature were chosen and what was mixed
-    /// into its training: nothing where that was done as by default.
+    /// What a person should know of how its tasks and its temperature were chosen, and of what was
+    /// mixed into its training: nothing where that was done as by default.
     pub(super) fn about(&self) -> Vec<String> {
         let mut about = Vec::new();
         if let Some(curriculum) = &self.curriculum {

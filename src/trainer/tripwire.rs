@@ -131,7 +131,7 @@ impl<'a> Watch<'a> {
                 value: f64::from(in_a_row),
                 limit: f64::from(limit),
             }),
-            // Demonstrations have no rollouts, and their first steps are far from what they come to.
+            // Demonstrations have no rollouts, and their first steps are far from where they lead.
             None if step.phase == TrainPhase::WarmStart => None,
             None => crossed(self.limits, &step.metrics),
         };

@@ -29,8 +29,8 @@ pub const DUPLICATE: &str = "duplicate";
 /// Nor nearly so, with the same answer.
 pub const NEAR_DUPLICATE: &str = "near_duplicate";
 
-/// What decides also where the gate is not enforced: without these there is no question with a known
-/// answer, or one that was asked before, by a suite perhaps.
+/// What decides also where the gate is not enforced: without these there is no question with a
+/// known answer, or it was asked before, by a suite perhaps.
 const INDISPENSABLE: [&str; 3] = [FORMAT, EVIDENCE, DUPLICATE];
 
 /// The rule checks, in order, over one batch after another.
