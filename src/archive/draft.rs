@@ -150,6 +150,26 @@ impl ArchiveReader {
 }
 
 impl ArchiveReader {
+    /// How many drafts of a night became tasks although a check rejected them that was only
+    /// recorded, by origin.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn accepted_unverified(&self, night: u32) -> Result<BTreeMap<Origin, u64>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare(
+                "SELECT origin, count(*) FROM draft d WHERE night = ?1 AND rejection IS NULL
+                 AND EXISTS (SELECT 1 FROM verdict v
+                             WHERE v.draft_id = d.id AND v.rejection IS NOT NULL)
+                 GROUP BY 1",
+            )?;
+            let counts = statement.query_map([night], |row| {
+                Ok((value::named(row, 0)?, row.get::<_, i64>(1)?.cast_unsigned()))
+            })?;
+            Ok(counts.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// How the drafts of one night, or of all, fared at each check that they came to, by origin and
     /// in the order of the gate.
     ///

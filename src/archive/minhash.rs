@@ -57,13 +57,14 @@ impl ArchiveReader {
     pub fn asked(&self, numbers: &[i64]) -> Result<Vec<KnownQuestion>, ArchiveError> {
         self.read(|tx| {
             let mut statement = tx.prepare_cached(
-                "SELECT d.id, d.question, s.answer FROM draft d JOIN seed s ON s.id = d.seed_id
+                "SELECT d.id, d.question, s.answer, t.split = 'heldout' FROM draft d
+                 JOIN seed s ON s.id = d.seed_id JOIN task t ON t.number = d.number
                  WHERE d.number = ?1",
             )?;
             let mut asked = |number: &i64| {
                 let known = statement.query_row([number], |row| {
                     let (id, question, answer) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                    Ok(KnownQuestion { id, question, answer })
+                    Ok(KnownQuestion { id, question, answer, heldout: row.get(3)? })
                 });
                 known.optional().transpose()
             };

@@ -1,5 +1,7 @@
 //! Optimiser steps, each with what was measured of it.
 
+use std::collections::HashSet;
+
 use rusqlite::Transaction;
 use rusqlite::params;
 use serde::Deserialize;
@@ -19,7 +21,7 @@ use crate::config::ObjectiveName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainPhase {
-    /// Masked likelihood on tasks, before the first game.
+    /// Masked likelihood on tasks, before the first game and mixed into it.
     WarmStart,
     /// Training the solver on rollouts.
     Policy,
@@ -108,6 +110,21 @@ impl ArchiveReader {
                 })
             })?;
             Ok(steps.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The tasks that a night's steps on demonstrations below this number have shown.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read.
+    pub fn demonstrated(&self, night: u32, below: u32) -> Result<HashSet<String>, ArchiveError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare(
+                "SELECT DISTINCT task_id FROM train_item
+                 WHERE night = ?1 AND phase = 'warm_start' AND step < ?2",
+            )?;
+            let ids = statement.query_map([night, below], |row| row.get(0))?;
+            Ok(ids.collect::<Result<_, _>>()?)
         })
     }
 }

@@ -48,6 +48,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("verify.uniqueness_margin", f64::from(settings.verify.uniqueness_margin), -20.0, 20.0),
         ("train.learning_rate", f64::from(settings.train.learning_rate), 0.0, 1.0),
         ("warm_start.learning_rate", f64::from(settings.warm_start.learning_rate), 0.0, 1.0),
+        ("warm_start.share", settings.warm_start.share, 0.0, 1.0),
+        ("warm_start.share_half_life", settings.warm_start.share_half_life, 0.0, 10_000.0),
         ("train_proposer.learning_rate", f64::from(proposer.learning_rate), 0.0, 1.0),
         (
             "train_proposer.likelihood_min_reward",

@@ -24,6 +24,8 @@ pub struct Curriculum {
     pub unplayed_score: f64,
     /// Nights after which a score counts as an estimate.
     pub stale_after: u32,
+    /// Share of a round's groups that play tasks made by code, at most.
+    pub code_share: f64,
     /// Share of a round's groups that start from an earlier rollout.
     pub improve_share: f64,
     /// How probably such a group is asked for another answer, not for a better one.
@@ -92,6 +94,7 @@ impl Curriculum {
         within("curriculum.min_buffer", self.min_buffer, 0, self.capacity)?;
         within("curriculum.selection_probability", self.selection_probability, 0.0, 1.0)?;
         within("curriculum.unplayed_score", self.unplayed_score, 0.0, 0.25)?;
+        within("curriculum.code_share", self.code_share, 0.0, 1.0)?;
         within("curriculum.improve_share", self.improve_share, 0.0, 1.0)?;
         within("curriculum.diverge_probability", self.diverge_probability, 0.0, 1.0)?;
         within("curriculum.min_score", self.min_score, 0.0, 0.25)?;

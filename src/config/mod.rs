@@ -108,7 +108,7 @@ pub struct Settings {
     pub propose: Propose,
     /// How drafts are checked.
     pub verify: Verify,
-    /// Training on code-made tasks before the first game.
+    /// Training on code-made tasks, before the first game and among the game's steps.
     pub warm_start: WarmStart,
     /// What a night may spend.
     pub budget: Budget,
@@ -182,7 +182,7 @@ pub struct Propose {
     pub with_adapter: bool,
 }
 
-/// Training on code-made tasks before the first game.
+/// Training on code-made tasks, before the first game and among the game's steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WarmStart {
@@ -200,6 +200,11 @@ pub struct WarmStart {
     pub warm_up: usize,
     /// Its course from there.
     pub decay: Decay,
+    /// Steps on demonstrations mixed into the game, for each step of the game, in [0, 1]; in a
+    /// home's first round, from where it falls.
+    pub share: f64,
+    /// Nights in which this share halves; 0: time does not lower it.
+    pub share_half_life: f64,
 }
 
 /// What a night may spend; 0 is no limit.

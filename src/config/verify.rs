@@ -7,6 +7,10 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verify {
+    /// Whether the gate decides about the model's drafts. If not, they are turned away only for
+    /// what a task cannot be without, and what else the checks say is recorded: the control of an
+    /// experiment.
+    pub enforce: bool,
     /// Shortest question, in words.
     pub min_words: usize,
     /// Shortest question, in characters (Search Self-play: 10).

@@ -3,12 +3,15 @@
 
 pub mod balance;
 mod exit;
+mod mixture;
 mod rest;
 mod sampler;
 
 pub use self::exit::Exit;
 pub use self::exit::effective_sample_size;
 pub use self::exit::score;
+pub use self::mixture::demonstration_share;
+pub use self::mixture::whole_steps;
 pub use self::rest::Change;
 pub use self::rest::Played;
 pub use self::rest::Since;

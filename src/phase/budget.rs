@@ -17,16 +17,21 @@ impl Night<'_> {
         if self.done(PHASE, &key)? {
             return Ok(true);
         }
-        let generated = self.archive.generated_tokens(self.number)?;
-        let within = |limit, spent| limit == 0 || spent < limit;
-        if !within(budget.generated_tokens, generated)
-            || !within(budget.tokens, generated + self.trained_tokens()?)
-        {
-            tracing::info!(round, generated, "the night's budget is used up");
+        if self.is_spent()? {
+            tracing::info!(round, "the night's budget is used up");
             return Ok(false);
         }
         self.archive.record_unit(&self.unit(PHASE, &key))?;
         Ok(true)
+    }
+
+    /// Whether the night has spent all that it may.
+    pub(super) fn is_spent(&self) -> anyhow::Result<bool> {
+        let budget = self.settings.budget;
+        let generated = self.archive.generated_tokens(self.number)?;
+        let beyond = |limit, spent| limit > 0 && spent >= limit;
+        Ok(beyond(budget.generated_tokens, generated)
+            || beyond(budget.tokens, generated + self.trained_tokens()?))
     }
 
     /// Tokens that the warm start of an adapter may read; none for as many as it likes.

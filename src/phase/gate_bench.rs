@@ -99,7 +99,9 @@ impl Accepted {
         let question = draft.question.clone().unwrap_or_default();
         let (id, answer) = (draft.id.clone(), draft.seed.answer.clone());
         let signature = Shingles::of(&question).signature();
-        self.0.borrow_mut().push((signature, KnownQuestion { id, question, answer }));
+        self.0
+            .borrow_mut()
+            .push((signature, KnownQuestion { id, question, answer, heldout: false }));
     }
 }
 

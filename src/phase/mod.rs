@@ -20,6 +20,7 @@ pub mod import;
 pub mod ingest;
 pub mod known;
 pub mod metrics;
+pub mod mixture;
 pub mod night;
 pub mod open_model;
 pub mod page;

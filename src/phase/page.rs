@@ -53,7 +53,7 @@ pub fn render(archive: &ArchiveReader, night: &Night) -> anyhow::Result<String> 
         report => Value::from(Serde(&report)),
         finished_at => night.finished_at.map(|at| format!("{at:.0}")),
         heldout => heldout(archive, night)?,
-        training => training(archive, night.number)?,
+        training => training(archive, night)?,
         balance => balance(&report)?,
         rejections => Value::from(Serde(rejections(&report))),
         shares => Value::from(Serde(shares(&rollouts))),
@@ -95,8 +95,11 @@ fn heldout(archive: &ArchiveReader, last: &Night) -> anyhow::Result<Option<Value
 }
 
 /// Plots of the night's training, each with its title.
-fn training(archive: &ArchiveReader, night: u32) -> anyhow::Result<Vec<(String, Value)>> {
-    let steps = archive.train_steps(night)?;
+fn training(archive: &ArchiveReader, night: &Night) -> anyhow::Result<Vec<(String, Value)>> {
+    let mut steps = archive.train_steps(night.number)?;
+    // Those on demonstrations behind it were mixed into the game.
+    let warm_start = night.settings["warm_start"]["steps"].as_u64().unwrap_or(u64::MAX);
+    steps.retain(|step| step.phase != TrainPhase::WarmStart || u64::from(step.step) < warm_start);
     let mut all = Vec::new();
     for (title, unit, measure, phases) in [
         ("Loss of the warm start", "nats per token", "loss", &[TrainPhase::WarmStart][..]),

@@ -19,6 +19,7 @@ use crate::curriculum::Measured;
 use crate::curriculum::Played;
 use crate::curriculum::Scored;
 use crate::curriculum::Since;
+use crate::curriculum::Spread;
 use crate::curriculum::places;
 use crate::rng;
 use crate::rollout::Start;
@@ -68,6 +69,9 @@ pub(super) struct Picks {
     pub(super) parked: usize,
     /// Tasks that rest.
     pub(super) resting: usize,
+    /// Those of `tasks` that were made by code.
+    #[serde(default)]
+    pub(super) code_made: usize,
     /// The tasks, in the order in which they are played.
     pub(super) tasks: Vec<Pick>,
 }
@@ -133,6 +137,7 @@ impl Night<'_> {
                 effective_sample_size: None,
                 parked: 0,
                 resting: 0,
+                code_made: 0,
                 tasks: ids.into_iter().map(|id| Pick::of(&id, PickReason::Sampled)).collect(),
             }));
         }
@@ -177,20 +182,46 @@ impl Night<'_> {
         let free: Vec<&StoredTask> =
             active.into_values().filter(|stored| !others.contains(&stored.task.id)).collect();
         let entries: Vec<Entry> = free.iter().map(|stored| self.entry(stored, &groups)).collect();
-        let sampler = curriculum::sampler(settings);
-        let choice = sampler.pick(&entries, n - picked.len(), &mut self.picks_rng("picks", round));
-        picked.extend(choice.places.iter().enumerate().map(|(drawn, place)| Pick {
-            scored: choice.scores.get(drawn).copied(),
-            ..Pick::of(&entries[*place].task_id, PickReason::Sampled)
-        }));
+        let by_code = |id: &str| tasks.get(id).is_some_and(|one| one.task.origin == Origin::Code);
+        let spread = self.sample(round, &entries, by_code, &mut picked);
         Ok(Picks {
             sampler: settings.sampler,
-            eligible: choice.spread.map(|spread| spread.eligible),
-            effective_sample_size: choice.spread.map(|spread| spread.effective),
+            eligible: spread.map(|spread| spread.eligible),
+            effective_sample_size: spread.map(|spread| spread.effective),
             parked: tasks.keys().filter(|id| is(id, Standing::Parked)).count(),
             resting: rested,
+            code_made: picked.iter().filter(|pick| by_code(&pick.task_id)).count(),
             tasks: picked,
         })
+    }
+
+    /// Fills the places that are left with tasks that the sampler chooses, among them no more made
+    /// by code than a round may have, and says what it drew from.
+    fn sample(
+        &self,
+        round: u32,
+        entries: &[Entry],
+        by_code: impl Fn(&str) -> bool,
+        picked: &mut Vec<Pick>,
+    ) -> Option<Spread> {
+        let settings = &self.settings.curriculum;
+        let n = self.settings.solve.tasks;
+        let most = places(settings.code_share, n, round);
+        let mut code_made = picked.iter().filter(|pick| by_code(&pick.task_id)).count();
+        // Below 1 it puts all in order, so that others can take the places of those made by code.
+        let wanted = if settings.code_share < 1.0 { entries.len() } else { n - picked.len() };
+        let sampler = curriculum::sampler(settings);
+        let choice = sampler.pick(entries, wanted, &mut self.picks_rng("picks", round));
+        for (drawn, place) in choice.places.iter().enumerate() {
+            let task_id = &entries[*place].task_id;
+            let is_code_made = by_code(task_id);
+            if picked.len() < n && (!is_code_made || code_made < most) {
+                code_made += usize::from(is_code_made);
+                let scored = choice.scores.get(drawn).copied();
+                picked.push(Pick { scored, ..Pick::of(task_id, PickReason::Sampled) });
+            }
+        }
+        choice.spread
     }
 
     fn picks_rng(&self, purpose: &str, round: u32) -> rng::Rng {

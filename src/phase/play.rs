@@ -163,10 +163,11 @@ impl Night<'_> {
         let (of_proposer, of_solver) = (self.proposer_objective(), self.objective());
         let proposer = proposals.map(|steps| self.proposer_course(round, steps, &of_proposer));
         let solver = self.solver_course(round, &groups, &of_solver)?;
-        let courses: Vec<Course<'_>> = match self.settings.train_proposer.order {
+        let mut courses: Vec<Course<'_>> = match self.settings.train_proposer.order {
             Order::ProposerFirst => proposer.into_iter().chain([solver]).collect(),
             Order::SolverFirst => [solver].into_iter().chain(proposer).collect(),
         };
+        self.mix_in(round, &mut courses)?;
         for (place, course) in courses.iter().enumerate() {
             // A later course of the same adapter that has begun holds what the earlier one learnt.
             if !self.has_begun_after(&courses, place)? {
@@ -274,7 +275,7 @@ impl Night<'_> {
         objective: &'a Objective,
     ) -> anyhow::Result<Course<'a>> {
         let train = &self.settings.train;
-        let steps_per_round = self.settings.solve.tasks.div_ceil(train.groups);
+        let steps_per_round = self.solver_steps_per_round();
         let rates = RateSchedule {
             decay: train.decay,
             peak: train.learning_rate,
@@ -285,6 +286,7 @@ impl Night<'_> {
         let steps = groups.chunks(train.groups).enumerate().map(|(index, chunk)| {
             let number = round as usize * steps_per_round + index;
             PlannedStep {
+                phase: TrainPhase::Policy,
                 key: format!("{prefix}{round:02}/{index:04}"),
                 number,
                 rate: rates.at(number),
@@ -295,7 +297,6 @@ impl Night<'_> {
         let rollouts = self.archive.rollouts_in(self.number, round)?;
         Ok(Course {
             title: format!("training on rollouts, round {}", round + 1),
-            phase: TrainPhase::Policy,
             role: Role::Solver,
             steps: steps.collect(),
             // A step on rollouts is dear.
@@ -304,6 +305,11 @@ impl Night<'_> {
             named: train.objective,
             about: RoundStatistics::of(&rollouts, &self.settings.reward).recorded(),
         })
+    }
+
+    /// Steps of the solver in a round at most.
+    pub(super) fn solver_steps_per_round(&self) -> usize {
+        self.settings.solve.tasks.div_ceil(self.settings.train.groups)
     }
 
     /// What training on rollouts minimises.

@@ -37,6 +37,9 @@ pub struct OriginReport {
     /// How many came to each check, and how many it turned away, in the order of the gate.
     #[serde(default)]
     pub gate: Vec<CheckCounts>,
+    /// Accepted drafts that a check would have turned away, had it not only been recorded.
+    #[serde(default)]
+    pub unverified: u64,
 }
 
 /// What training did.
@@ -52,6 +55,9 @@ pub struct TrainReport {
     pub tokens: u64,
     /// Steps of the warm start.
     pub warm_start_steps: usize,
+    /// Steps on demonstrations that were mixed into the game.
+    #[serde(default)]
+    pub demonstration_steps: usize,
     /// Steps of the solver on rollouts.
     pub policy_steps: usize,
     /// Steps of the proposer on its drafts.
@@ -101,6 +107,11 @@ pub struct HeldoutReport {
     pub f1_delta_ci: Option<(f64, f64)>,
 }
 
+/// In nights of programs that knew nothing else.
+fn enforced() -> bool {
+    true
+}
+
 /// The morning report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -110,6 +121,9 @@ pub struct Report {
     pub night: u32,
     /// Drafts by origin: `code`, `model`.
     pub origin: BTreeMap<String, OriginReport>,
+    /// Whether the gate decided about the model's drafts, or was only recorded.
+    #[serde(default = "enforced")]
+    pub gate_enforced: bool,
     /// Rollouts of the night.
     pub rollouts: u64,
     /// Share of them whose answer matched exactly.
@@ -161,6 +175,7 @@ impl Night<'_> {
         };
         let counts = self.archive.gate_counts(Some(self.number))?;
         let mut checks = self.archive.check_counts(Some(self.number))?;
+        let unverified = self.archive.accepted_unverified(self.number)?;
         let origin = [Origin::Code, Origin::Model].map(|origin| {
             let counts = counts.get(&origin).cloned().unwrap_or_default();
             let rejections =
@@ -170,6 +185,7 @@ impl Night<'_> {
                 accepted: counts.accepted,
                 rejections: rejections.collect(),
                 gate: checks.remove(&origin).unwrap_or_default(),
+                unverified: unverified.get(&origin).copied().unwrap_or_default(),
             };
             (origin.as_str().to_string(), report)
         });
@@ -187,6 +203,7 @@ impl Night<'_> {
             schema_version: SCHEMA_VERSION,
             night: self.number,
             origin: origin.into_iter().collect(),
+            gate_enforced: self.settings.verify.enforce,
             rollouts: rollouts as u64,
             solve_rate: solved as f64 / rollouts.max(1) as f64,
             generated_tokens: self.archive.generated_tokens(self.number)?,
@@ -221,7 +238,10 @@ impl Night<'_> {
         let steps = self.archive.train_steps(self.number)?;
         let value = |step: &TrainStep, key: &str| step.metrics[key].as_f64().unwrap_or_default();
         let of = |phase| steps.iter().filter(move |step| step.phase == phase).collect::<Vec<_>>();
-        let (warm, policy) = (of(TrainPhase::WarmStart), of(TrainPhase::Policy));
+        let before = self.settings.warm_start.steps as u32;
+        let (warm, mixed): (Vec<_>, Vec<_>) =
+            of(TrainPhase::WarmStart).into_iter().partition(|step| step.step < before);
+        let policy = of(TrainPhase::Policy);
         let proposer = of(TrainPhase::Proposer);
         let shown = if warm.is_empty() { &policy } else { &warm };
         let last = &shown[shown.len().saturating_sub(5)..];
@@ -234,6 +254,7 @@ impl Night<'_> {
                 / last.len().max(1) as f64,
             tokens: steps.iter().map(|step| value(step, "tokens") as u64).sum(),
             warm_start_steps: warm.len(),
+            demonstration_steps: mixed.len(),
             policy_steps: policy.len(),
             proposer_steps: proposer.len(),
             skipped_steps: steps.iter().filter(|step| step.metrics["skipped"] == true).count(),
@@ -257,6 +278,15 @@ impl Report {
         let mut text = format!("Morning report of night {}\n\n", self.night);
         text.push_str(&self.drafts_table());
         text.push_str(&self.gate_table());
+        if !self.gate_enforced {
+            let model = self.origin.get(Origin::Model.as_str()).cloned().unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "\nTHE GATE DID NOT DECIDE (verify.enforce = false): {} of the {} accepted drafts \
+                 of the model would have been turned away",
+                model.unverified, model.accepted
+            );
+        }
         text.push_str(&self.rounds_table());
         for (number, round) in self.rounds.iter().enumerate() {
             let about = round.about();
@@ -304,10 +334,14 @@ impl Report {
     /// What was played and trained.
     fn training(&self) -> String {
         let train = &self.train;
+        let mixed = match train.demonstration_steps {
+            0 => String::new(),
+            n => format!(", {n} on demonstrations between them"),
+        };
         let mut text = format!(
             "\n\nGame: {} tokens written; {} rollouts, {:.0} % solved exactly; {} of {} groups \
              without variance\n\
-             Training: {} steps ({} warm start, {} solver, {} proposer), {} tokens, \
+             Training: {} steps ({} warm start, {} solver, {} proposer{}), {} tokens, \
              loss {:.3} → {:.3}\n",
             self.generated_tokens,
             self.rollouts,
@@ -318,6 +352,7 @@ impl Report {
             train.warm_start_steps,
             train.policy_steps,
             train.proposer_steps,
+            mixed,
             train.tokens,
             train.loss_first,
             train.loss_last,
@@ -410,11 +445,15 @@ impl Report {
         }
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["check of the model's drafts", "came", "turned away"]);
+        let mut header = vec!["check of the model's drafts", "came", "turned away"];
+        header.extend((!self.gate_enforced).then_some("only recorded"));
+        table.set_header(header);
         for counts in checks {
-            let share = percent(counts.rejected as usize, counts.drafts as usize);
-            let rejected = format!("{} ({share:.0} %)", counts.rejected);
-            table.add_row([counts.check.clone(), counts.drafts.to_string(), rejected]);
+            let of = |n: u64| format!("{n} ({:.0} %)", percent(n as usize, counts.drafts as usize));
+            let mut row =
+                vec![counts.check.clone(), counts.drafts.to_string(), of(counts.rejected)];
+            row.extend((!self.gate_enforced).then(|| of(counts.recorded)));
+            table.add_row(row);
         }
         format!("\n\n{table}\n")
     }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::mixture::Mixture;
 use super::night::Night;
 use super::pick::Pick;
 use super::pick::PickReason;
@@ -39,6 +40,9 @@ pub struct RoundReport {
     /// How its temperature was chosen; none where the settings' own held.
     #[serde(default)]
     pub balance: Option<Decision>,
+    /// Demonstrations among its steps; none where the settings mix none in.
+    #[serde(default)]
+    pub mixture: Option<Mixture>,
 }
 
 /// How the tasks of a round were chosen.
@@ -54,6 +58,9 @@ pub struct CurriculumReport {
     pub new: usize,
     /// Tasks that the sampler chose.
     pub sampled: usize,
+    /// Tasks that were made by code, however they were chosen.
+    #[serde(default)]
+    pub code_made: usize,
     /// Groups, of tasks and of starts, that were drawn by an estimated score.
     pub estimated: usize,
     /// Groups that asked for a better answer than an earlier one.
@@ -84,8 +91,8 @@ pub struct RehearsalReport {
 }
 
 impl RoundReport {
-    /// What a person should know of how its tasks and its temperature were chosen: nothing where
-    /// that was done as by default.
+    /// What a person should know of how its tasks and its temperature were chosen, and of what was
+    /// mixed into its training: nothing where that was done as by default.
     pub(super) fn about(&self) -> Vec<String> {
         let mut about = Vec::new();
         if let Some(curriculum) = &self.curriculum {
@@ -117,6 +124,17 @@ impl RoundReport {
                 chosen.temperature, chosen.threshold, chosen.score
             )
         }));
+        about.extend(self.mixture.as_ref().map(|mixture| {
+            format!(
+                "{} steps on demonstrations mixed into {}, a share of {:.3} ({} tasks by code, \
+                 {} by the model)",
+                mixture.demonstrations(),
+                mixture.solver.steps + mixture.proposer.steps,
+                mixture.share,
+                mixture.code_tasks,
+                mixture.own_tasks,
+            )
+        }));
         about
     }
 }
@@ -143,6 +161,7 @@ impl Night<'_> {
             reward: statistics.reward_mean,
             curriculum: self.picks(round)?.map(|picks| curriculum_report(picks, &rollouts)),
             balance: self.balance_report(round)?,
+            mixture: self.mixture(round)?,
         })
     }
 
@@ -163,6 +182,7 @@ fn curriculum_report(picks: Picks, rollouts: &[StoredRollout]) -> CurriculumRepo
         effective_sample_size: picks.effective_sample_size,
         new: count(PickReason::New),
         sampled: count(PickReason::Sampled),
+        code_made: picks.code_made,
         estimated: picks.tasks.iter().filter(estimated).count(),
         improved: started(StartKind::Improve),
         diverged: started(StartKind::Diverge),

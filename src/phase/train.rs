@@ -31,6 +31,8 @@ use crate::trainer::tripwire::Watch;
 
 /// An optimiser step to take.
 pub(super) struct PlannedStep {
+    /// Which training it belongs to; the same for all steps of a stretch.
+    pub(super) phase: TrainPhase,
     /// The key of the unit that begins with it.
     pub(super) key: String,
     /// Its number within night, phase and adapter.
@@ -47,16 +49,47 @@ pub(super) struct PlannedStep {
 pub(super) struct Course<'a> {
     /// What to call it while it runs.
     pub(super) title: String,
-    pub(super) phase: TrainPhase,
     /// The role whose adapter is trained.
     pub(super) role: Role,
     pub(super) steps: Vec<PlannedStep>,
     /// Steps per stretch.
     pub(super) stretch: usize,
+    /// What all steps but demonstrations minimise; those are learnt by likelihood.
     pub(super) objective: &'a Objective,
     pub(super) named: ObjectiveName,
-    /// What else is recorded with each step.
+    /// What else is recorded with each of these steps.
     pub(super) about: Map<String, Value>,
+}
+
+impl<'a> Course<'a> {
+    /// What a step minimises, and what that is called.
+    fn objective(&self, step: &PlannedStep) -> (&'a Objective, ObjectiveName) {
+        match step.phase {
+            TrainPhase::WarmStart => (&Objective::Likelihood, ObjectiveName::Likelihood),
+            TrainPhase::Policy | TrainPhase::Proposer => (self.objective, self.named),
+        }
+    }
+
+    /// Metrics of a step as JSON, without those that were not taken. What is not finite is null:
+    /// JSON has no other way to say it.
+    fn recorded(&self, step: &PlannedStep, metrics: &StepMetrics) -> anyhow::Result<Value> {
+        let mut value = serde_json::to_value(metrics)?;
+        if !metrics.loss.is_finite() || !metrics.grad_norm.is_finite() {
+            value["skipped"] = json!(true);
+        }
+        // Nobody sampled a demonstration, and it is of no round's rollouts.
+        let (of_rollouts, about): (&[&str], _) = match step.phase {
+            TrainPhase::WarmStart => (&["ratio", "ratio_max", "sampler_gap"], Map::new()),
+            TrainPhase::Policy | TrainPhase::Proposer => (&[], self.about.clone()),
+        };
+        if let Some(members) = value.as_object_mut() {
+            for name in self.objective(step).0.unmeasured().iter().chain(of_rollouts) {
+                members.shift_remove(*name);
+            }
+            members.extend(about);
+        }
+        Ok(value)
+    }
 }
 
 impl Night<'_> {
@@ -90,7 +123,7 @@ impl Night<'_> {
         let slot = self.slot(courses[place].role);
         for later in courses[place + 1..].iter().filter(|course| self.slot(course.role) == slot) {
             let first = later.steps.first();
-            let begun = first.map(|step| self.done(later.phase.as_str(), &step.key)).transpose()?;
+            let begun = first.map(|step| self.done(step.phase.as_str(), &step.key)).transpose()?;
             if begun == Some(true) {
                 return Ok(true);
             }
@@ -111,7 +144,7 @@ impl Night<'_> {
         let config = self.model.decoder.config();
         for (index, steps) in stretches.iter().enumerate().rev() {
             let Some(cursor) = self.cursor(course, steps) else { continue };
-            if !self.done(course.phase.as_str(), &cursor.stretch)? {
+            if !self.done(cursor.phase.as_str(), &cursor.stretch)? {
                 continue;
             }
             let dir = self.checkpoint_dir(&cursor);
@@ -139,25 +172,26 @@ impl Night<'_> {
     ) -> anyhow::Result<AdamW> {
         let Some(cursor) = self.cursor(course, steps) else { return Ok(optimizer) };
         // Done, and its checkpoint lost: the archive and the watch have seen its steps.
-        let again = self.done(course.phase.as_str(), &cursor.stretch)?;
+        let again = self.done(cursor.phase.as_str(), &cursor.stretch)?;
         let adapter = policy.adapter(course.role);
         let mut trainer = Trainer::new(&self.model.decoder, adapter, optimizer, self.limits());
         let mut rows = Vec::with_capacity(steps.len());
         for step in steps {
             self.check_interrupt()?;
-            let metrics = trainer.step(&step.examples, course.objective, step.rate)?;
+            let (objective, named) = course.objective(step);
+            let metrics = trainer.step(&step.examples, objective, step.rate)?;
             progress.note(&format!("loss {:.3}, KL {:.3}", metrics.loss, metrics.kl));
             progress.advance(1);
             if again {
                 continue;
             }
             let row = TrainStep {
-                phase: course.phase,
+                phase: step.phase,
                 adapter: cursor.adapter,
                 step: step.number as u32,
-                objective: course.named,
+                objective: named,
                 model_version: policy.version.id.clone(),
-                metrics: recorded(&metrics, course)?,
+                metrics: course.recorded(step, &metrics)?,
                 items: step.items.clone(),
             };
             watch.see(&row);
@@ -171,7 +205,7 @@ impl Night<'_> {
         let optimizer = trainer.into_optimizer();
         let dir = self.checkpoint_dir(&cursor);
         checkpoint::save(&dir, adapter, &optimizer, &cursor, &self.circumstances)?;
-        let unit = self.unit(course.phase.as_str(), &cursor.stretch);
+        let unit = self.unit(cursor.phase.as_str(), &cursor.stretch);
         self.archive.record_train_steps(&unit, &rows)?;
         self.remove_superseded_checkpoints(&cursor)?;
         Ok(optimizer)
@@ -219,11 +253,12 @@ impl Night<'_> {
 
     /// The end of a stretch; none for one without steps.
     fn cursor(&self, course: &Course<'_>, steps: &[PlannedStep]) -> Option<Cursor> {
+        let first = steps.first()?;
         Some(Cursor {
             night: self.number,
-            phase: course.phase,
+            phase: first.phase,
             adapter: self.slot(course.role),
-            stretch: steps.first()?.key.clone(),
+            stretch: first.key.clone(),
             next_step: steps.last()?.number + 1,
         })
     }
@@ -231,25 +266,4 @@ impl Night<'_> {
     fn checkpoint_dir(&self, cursor: &Cursor) -> PathBuf {
         self.home.checkpoints().join(super::retention::checkpoint_name(cursor))
     }
-}
-
-/// Metrics as JSON, without those that were not taken. What is not finite is null: JSON has no
-/// other way to say it.
-fn recorded(metrics: &StepMetrics, course: &Course<'_>) -> anyhow::Result<Value> {
-    let mut value = serde_json::to_value(metrics)?;
-    if !metrics.loss.is_finite() || !metrics.grad_norm.is_finite() {
-        value["skipped"] = json!(true);
-    }
-    // Nobody sampled a demonstration.
-    let of_rollouts: &[&str] = match course.phase {
-        TrainPhase::WarmStart => &["ratio", "ratio_max", "sampler_gap"],
-        TrainPhase::Policy | TrainPhase::Proposer => &[],
-    };
-    if let Some(members) = value.as_object_mut() {
-        for name in course.objective.unmeasured().iter().chain(of_rollouts) {
-            members.shift_remove(*name);
-        }
-        members.extend(course.about.clone());
-    }
-    Ok(value)
 }

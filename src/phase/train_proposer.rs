@@ -80,9 +80,9 @@ impl Night<'_> {
             ProposerObjective::Likelihood => self.sufficient(&proposals)?,
         };
         let prefix = self.key_prefix(Role::Proposer);
-        let per_round = self.settings.propose.model_drafts.div_ceil(self.settings.solve.rounds);
-        let steps_per_round = (per_round * settings.every).div_ceil(settings.drafts);
+        let steps_per_round = self.proposer_steps_per_round();
         let steps = taught.chunks(settings.drafts).enumerate().map(|(index, chunk)| PlannedStep {
+            phase: TrainPhase::Proposer,
             key: format!("{prefix}{round:02}/{index:04}"),
             number: round as usize / settings.every * steps_per_round + index,
             rate: settings.learning_rate,
@@ -91,6 +91,14 @@ impl Night<'_> {
         });
         let steps: Vec<PlannedStep> = steps.collect();
         Ok((!steps.is_empty()).then_some(ProposerSteps { steps, about }))
+    }
+
+    /// Steps of the proposer at most, in a round in which it is trained.
+    pub(super) fn proposer_steps_per_round(&self) -> usize {
+        let settings = &self.settings.train_proposer;
+        let rounds = self.settings.solve.rounds.max(1);
+        let per_round = self.settings.propose.model_drafts.div_ceil(rounds);
+        (per_round * settings.every).div_ceil(settings.drafts)
     }
 
     /// The course that takes these steps.
@@ -108,7 +116,6 @@ impl Night<'_> {
         };
         Course {
             title: format!("training the proposer, round {}", round + 1),
-            phase: TrainPhase::Proposer,
             role: Role::Proposer,
             steps,
             stretch: 1,

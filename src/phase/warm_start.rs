@@ -1,4 +1,5 @@
-//! The warm start: masked likelihood on code-made tasks, before the first game.
+//! Demonstrations: masked likelihood on code-made tasks. The warm start is made of them, before the
+//! first game; `mixture` mixes others into the game.
 //!
 //! Each prompt is a real search: the passages found for one task's question. Every code-made task
 //! about any of these passages is a branch of it, so the passages are read once for all of them,
@@ -35,7 +36,7 @@ use crate::trainer::optimizer::RateSchedule;
 const STAGE: &str = "warm";
 
 /// A search's passages, with the answers to questions about them and the questions themselves.
-struct Demonstration {
+pub(super) struct Demonstration {
     prompt: Vec<u32>,
     answers: Vec<Branch>,
     questions: Vec<Branch>,
@@ -103,14 +104,12 @@ impl Night<'_> {
         };
         let prefix = self.key_prefix(role);
         let steps = (0..settings.steps).filter_map(|number| {
-            let first = number * settings.searches;
-            let shown = (first..first + settings.searches)
-                .map(|index| &demonstrations[index % demonstrations.len()]);
-            let examples: Vec<Example> = shown.clone().filter_map(|one| one.of(taught)).collect();
-            let items = shown.flat_map(|one| one.items(taught)).collect();
+            let (examples, items) = self.lesson(demonstrations, number, taught);
             let (key, rate) = (format!("{prefix}{number:05}"), rates.at(number));
+            let phase = TrainPhase::WarmStart;
             // A proposer learns nothing from searches whose tasks make no natural question.
-            (!examples.is_empty()).then_some(PlannedStep { key, number, rate, examples, items })
+            let step = PlannedStep { phase, key, number, rate, examples, items };
+            (!step.examples.is_empty()).then_some(step)
         });
         let mut left = self.warm_start_budget()?;
         let affordable = steps.take_while(|step| {
@@ -121,7 +120,6 @@ impl Night<'_> {
         });
         let course = Course {
             title: title.to_string(),
-            phase: TrainPhase::WarmStart,
             role,
             steps: affordable.collect(),
             stretch: self.settings.train.checkpoint_steps,
@@ -132,24 +130,63 @@ impl Night<'_> {
         self.train(policy, &course)
     }
 
+    /// What the `number`-th step on these demonstrations shows of the roles `taught`, and what that
+    /// is made of. When all were shown it begins again; there is one at least.
+    pub(super) fn lesson(
+        &self,
+        demonstrations: &[Demonstration],
+        number: usize,
+        taught: &[Role],
+    ) -> (Vec<Example>, Vec<TrainItem>) {
+        let searches = self.settings.warm_start.searches;
+        let first = number * searches;
+        let shown =
+            (first..first + searches).map(|index| &demonstrations[index % demonstrations.len()]);
+        let examples = shown.clone().filter_map(|one| one.of(taught)).collect();
+        (examples, shown.flat_map(|one| one.items(taught)).collect())
+    }
+
     /// Up to `n` prompts with demonstrations, every task used once.
     fn demonstrations(&self, n: usize) -> anyhow::Result<Vec<Demonstration>> {
         let by_passage = self.code_tasks_by_passage()?;
+        let tasks = self.shuffled(&by_passage, &["demonstrations"]);
+        self.draw(&tasks, &by_passage, &mut HashSet::new(), n, Role::Solver)
+    }
+
+    /// The tasks in an order of their own for each purpose.
+    pub(super) fn shuffled<'t>(
+        &self,
+        by_passage: &'t HashMap<String, Vec<Task>>,
+        purpose: &[&str],
+    ) -> Vec<&'t Task> {
         let mut tasks: Vec<&Task> = by_passage.values().flatten().collect();
         tasks.sort_by(|a, b| a.id.cmp(&b.id));
-        tasks.shuffle(&mut rng::stream(self.seed(), &["demonstrations"]));
-        let mut used: HashSet<&str> = HashSet::new();
+        tasks.shuffle(&mut rng::stream(self.seed(), purpose));
+        tasks
+    }
+
+    /// Up to `n` prompts that show something of `role`, from the searches for these tasks in their
+    /// order. None shows a task that is `used`, and those that are shown are used then.
+    pub(super) fn draw<'t>(
+        &self,
+        tasks: &[&'t Task],
+        by_passage: &'t HashMap<String, Vec<Task>>,
+        used: &mut HashSet<&'t str>,
+        n: usize,
+        role: Role,
+    ) -> anyhow::Result<Vec<Demonstration>> {
         let mut demonstrations = Vec::new();
-        for task in &tasks {
+        for task in tasks {
             if demonstrations.len() == n {
                 break;
             }
-            if used.contains(task.id.as_str()) {
+            // Only some tasks make questions to be written.
+            let natural = role == Role::Solver || cloze::asks_in_front(&task.question);
+            if !natural || used.contains(task.id.as_str()) {
                 continue;
             }
-            if let Some(shown) = self.demonstration(task, &by_passage, &mut used)? {
-                demonstrations.push(shown);
-            }
+            let shown = self.demonstration(task, by_passage, used)?;
+            demonstrations.extend(shown.filter(|shown| shown.of(&[role]).is_some()));
         }
         Ok(demonstrations)
     }

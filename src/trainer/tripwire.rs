@@ -1,5 +1,6 @@
 //! Tripwires: limits on what steps show that stop training before it does harm.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::archive::TrainPhase;
@@ -101,28 +102,25 @@ impl fmt::Display for Stop {
 #[derive(Debug)]
 pub struct Watch<'a> {
     limits: &'a Tripwires,
-    /// The adapter that was trained last, and how many of its last steps were skipped.
-    skipped: Option<(TrainPhase, AdapterSlot, u32)>,
+    /// How many of the last steps of each phase and adapter were skipped: counted apart, so that it
+    /// does not matter in which order their steps are read back.
+    skipped: BTreeMap<(TrainPhase, AdapterSlot), u32>,
     stop: Option<Stop>,
 }
 
 impl<'a> Watch<'a> {
     /// A watch over the `steps` taken so far, in their order.
     pub fn over(limits: &'a Tripwires, steps: &[TrainStep]) -> Self {
-        let mut watch = Self { limits, skipped: None, stop: None };
+        let mut watch = Self { limits, skipped: BTreeMap::new(), stop: None };
         steps.iter().for_each(|step| watch.see(step));
         watch
     }
 
     /// Takes in the next step.
     pub fn see(&mut self, step: &TrainStep) {
-        let earlier = match self.skipped {
-            Some((phase, adapter, n)) if (phase, adapter) == (step.phase, step.adapter) => n,
-            _ => 0,
-        };
-        let skipped = step.metrics[SKIPPED] == true;
-        let in_a_row = if skipped { earlier + 1 } else { 0 };
-        self.skipped = Some((step.phase, step.adapter, in_a_row));
+        let skipped = self.skipped.entry((step.phase, step.adapter)).or_default();
+        *skipped = if step.metrics[SKIPPED] == true { *skipped + 1 } else { 0 };
+        let in_a_row = *skipped;
         if self.stop.is_some() {
             return;
         }
@@ -133,7 +131,7 @@ impl<'a> Watch<'a> {
                 value: f64::from(in_a_row),
                 limit: f64::from(limit),
             }),
-            // The warm start has no rollouts, and its first steps are far from what they come to.
+            // Demonstrations have no rollouts, and their first steps are far from where they lead.
             None if step.phase == TrainPhase::WarmStart => None,
             None => crossed(self.limits, &step.metrics),
         };

@@ -3,9 +3,10 @@
 //! Checks go by their cost: rules first, which cost nothing, then the model's, in batches, the
 //! shortest prompts first. A draft's first required rejection decides, and what comes after it is
 //! not asked. A check that cannot be carried out rejects: the gate fails closed. Every verdict is
-//! kept with what it was based on. Order and rules follow Search Self-play's filters and RAG
-//! verification; closed-book failure, the need for every passage of the evidence and the absence of
-//! rival answers are checked beside it.
+//! kept with what it was based on. Where `verify.enforce` is off, only what a task cannot be
+//! without decides about the model's drafts, and all else is kept as a record. Order and rules
+//! follow Search Self-play's filters and RAG verification; closed-book failure, the need for every
+//! passage of the evidence and the absence of rival answers are checked beside it.
 
 pub mod minhash;
 pub mod model_checks;
@@ -63,6 +64,8 @@ pub struct KnownQuestion {
     pub question: String,
     /// Its answer.
     pub answer: String,
+    /// Whether it is kept for evaluation.
+    pub heldout: bool,
 }
 
 /// A draft on its way through the gate.

@@ -12,6 +12,7 @@ use super::minhash;
 use super::minhash::Shingles;
 use crate::answer;
 use crate::config::Verify;
+use crate::task::Origin;
 use crate::task::Rejection;
 use crate::task::Verdict;
 
@@ -27,6 +28,10 @@ pub const EVIDENCE: &str = "evidence";
 pub const DUPLICATE: &str = "duplicate";
 /// Nor nearly so, with the same answer.
 pub const NEAR_DUPLICATE: &str = "near_duplicate";
+
+/// What decides also where the gate is not enforced: without these there is no question with a
+/// known answer, or it was asked before, by a suite perhaps.
+const INDISPENSABLE: [&str; 3] = [FORMAT, EVIDENCE, DUPLICATE];
 
 /// The rule checks, in order, over one batch after another.
 pub struct RuleChecks<'a> {
@@ -52,8 +57,11 @@ impl<'a> RuleChecks<'a> {
         Self { settings, passages, known, accepted: HashSet::new(), similar: Vec::new() }
     }
 
-    /// Runs the checks on one candidate, up to the first rejection.
+    /// Runs the checks on one candidate, up to the first rejection that decides. Where the gate is
+    /// not enforced, it sees to it that the model's checks do not decide either.
     pub fn run(&mut self, candidate: &mut Candidate) {
+        let enforced = self.settings.enforce || candidate.draft.origin != Origin::Model;
+        candidate.model_decides &= enforced;
         let checks: [Check<Self>; 6] = [
             (FORMAT, Self::format),
             (LENGTH, Self::length),
@@ -67,9 +75,14 @@ impl<'a> RuleChecks<'a> {
                 continue;
             }
             let (rejection, evidence) = check(self, candidate);
+            let required = enforced
+                || INDISPENSABLE.contains(&name)
+                // Nearly what is held out, or nobody knows.
+                || evidence["heldout"] == true
+                || rejection == Some(Rejection::CheckFailed);
             let check = name.to_string();
-            candidate.verdicts.push(Verdict { check, rejection, required: true, evidence });
-            if rejection.is_some() {
+            candidate.verdicts.push(Verdict { check, rejection, required, evidence });
+            if required && rejection.is_some() {
                 return;
             }
         }
@@ -89,6 +102,7 @@ impl<'a> RuleChecks<'a> {
                 id: candidate.draft.id.clone(),
                 question: question.to_string(),
                 answer: candidate.draft.seed.answer.clone(),
+                heldout: false,
             };
             self.similar.push((Shingles::of(question), known));
         }
@@ -162,14 +176,20 @@ impl<'a> RuleChecks<'a> {
             .chain(&self.similar)
             .map(|other| (own.jaccard(&other.0), other))
             .filter(|(jaccard, other)| *jaccard >= least && agrees(other))
-            // Of equal ones the first by id, wherever it was found.
-            .max_by(|(one, a), (other, b)| one.total_cmp(other).then(b.1.id.cmp(&a.1.id)));
+            // What is held out weighs most. Of equal ones the first by id, wherever it was found.
+            .max_by(|(one, (_, a)), (other, (_, b))| {
+                a.heldout.cmp(&b.heldout).then(one.total_cmp(other)).then(b.id.cmp(&a.id))
+            });
         match nearest {
             None => (None, json!({})),
-            Some((jaccard, (_, known))) => (
-                Some(Rejection::NearDuplicate),
-                json!({ "of": known.id, "question": known.question, "jaccard": jaccard }),
-            ),
+            Some((jaccard, (_, known))) => {
+                let KnownQuestion { id, question, heldout, .. } = known;
+                let mut evidence = json!({ "of": id, "question": question, "jaccard": jaccard });
+                if *heldout {
+                    evidence["heldout"] = true.into();
+                }
+                (Some(Rejection::NearDuplicate), evidence)
+            }
         }
     }
 }

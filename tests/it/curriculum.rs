@@ -2,6 +2,7 @@
 
 mod balance;
 mod mechanism;
+mod mixture;
 mod rest;
 
 use nightschool::config;

@@ -6,6 +6,7 @@ mod experiment;
 mod gate;
 mod guards;
 mod imports;
+mod mixture;
 mod objectives;
 mod page;
 mod proposer;

@@ -8,6 +8,9 @@ use nightschool::archive::Archive;
 use nightschool::archive::DocumentContent;
 use nightschool::archive::GatedDraft;
 use nightschool::archive::SourceFileContent;
+use nightschool::archive::Suite;
+use nightschool::archive::SuiteItem;
+use nightschool::archive::SuiteOrigin;
 use nightschool::archive::Unit;
 use nightschool::clock::ManualClock;
 use nightschool::config::Verify;
@@ -117,7 +120,7 @@ fn begun(home: &Path) -> Archive {
     archive
 }
 
-fn store(archive: &Archive, candidate: Candidate) {
+fn gated(candidate: Candidate) -> GatedDraft {
     let draft = candidate.draft.clone();
     let task = Task {
         id: draft.id.clone(),
@@ -130,7 +133,11 @@ fn store(archive: &Archive, candidate: Candidate) {
         night: Some(1),
     };
     let task = candidate.stands().then_some(task);
-    let gated = GatedDraft { draft, verdicts: candidate.verdicts, task, parents: Vec::new() };
+    GatedDraft { draft, verdicts: candidate.verdicts, task, parents: Vec::new() }
+}
+
+fn store(archive: &Archive, candidate: Candidate) {
+    let gated = gated(candidate);
     let key = gated.draft.id.clone();
     archive.record_drafts(&Unit { night: 1, phase: "test", key: &key }, &[gated]).unwrap();
 }
@@ -215,5 +222,68 @@ fn signatures_are_missed_when_they_are_lost_made_again_and_taken_out_with_their_
     let removal = archive.remove_document("Lisbon", true).unwrap();
     assert_eq!(removal.tasks, 1);
     assert_eq!(archive.signatures_after(0).unwrap(), []);
+    archive.check().unwrap();
+}
+
+#[test]
+fn where_the_gate_is_not_enforced_only_repetitions_and_what_is_held_out_are_turned_away() {
+    let passages = passages();
+    let home = tempfile::tempdir().unwrap();
+    let archive = begun(home.path());
+    let verify = settings(&["verify.enforce=false"]);
+    let known = ArchivedQuestions::of(&archive);
+    store(&archive, judge(&mut rules(&verify, &passages, &known), EARTHQUAKE, "1755"));
+    let item = |question: &str| SuiteItem {
+        question_id: "1".into(),
+        question: question.into(),
+        answers: vec!["1908".into()],
+        source_document: "Messina".into(),
+    };
+    let asked = "What year was it in Messina?";
+    archive.freeze_suite(&Suite::new("exam", SuiteOrigin::Human, vec![item(asked)])).unwrap();
+    // Held out, and of the same words as a question that comes later.
+    let kept = "Of what city did an earthquake in that year leave nothing?";
+    let mut heldout = gated(judge(&mut rules(&verify, &passages, &known), kept, "Messina"));
+    heldout.task.as_mut().unwrap().split = Split::Heldout;
+    let unit = Unit { night: 1, phase: "test", key: "heldout" };
+    archive.record_drafts(&unit, &[heldout]).unwrap();
+
+    let judged = |verify: &Verify, origin, question: Option<&str>, answer: &str, path: &str| {
+        let mut draft = draft(question.unwrap_or_default(), answer, &[path], origin);
+        draft.question = question.map(String::from);
+        let mut candidate = Candidate::new(draft);
+        rules(verify, &passages, &known).run(&mut candidate);
+        candidate
+    };
+    let enforced = settings(&[]);
+    let nearly_kept = "Of what city did an earthquake in that year leave almost nothing?";
+    for (question, answer, path, stands, reason) in [
+        (Some(AGAIN), "1755", "lisbon", true, Rejection::NearDuplicate),
+        (Some("When?"), "1755", "lisbon", true, Rejection::Length),
+        (Some("Was it 1755 when it was destroyed?"), "1755", "lisbon", true, Rejection::Leak),
+        (None, "1755", "lisbon", false, Rejection::Malformed),
+        (Some("In which year was it destroyed?"), "1755", "gone", false, Rejection::NoEvidence),
+        (Some("In which year was it destroyed?"), "1801", "lisbon", false, Rejection::NoEvidence),
+        (Some(EARTHQUAKE), "1755", "lisbon", false, Rejection::Duplicate),
+        (Some(asked), "1908", "messina", false, Rejection::Duplicate),
+        (Some(nearly_kept), "Messina", "messina", false, Rejection::NearDuplicate),
+    ] {
+        let found = judged(&verify, Origin::Model, question, answer, path);
+        assert_eq!(found.stands(), stands, "{question:?}: {:?}", found.verdicts);
+        let mut verdicts = found.verdicts.iter();
+        let verdict = verdicts.find(|verdict| verdict.rejection == Some(reason)).unwrap();
+        assert_eq!(verdict.required, !stands, "{question:?}");
+        assert!(!found.model_decides, "the model's checks are only recorded, too");
+        if stands {
+            assert_eq!(found.verdicts.len(), 6, "all checks were made");
+        }
+        // The gate that is enforced turns all of them away, and so does any that people and code
+        // face.
+        for (verify, origin) in [(&enforced, Origin::Model), (&verify, Origin::Code)] {
+            let found = judged(verify, origin, question, answer, path);
+            assert_eq!(rejection(&found), Some(reason), "{question:?}");
+            assert!(!found.stands());
+        }
+    }
     archive.check().unwrap();
 }

@@ -137,5 +137,7 @@ fn an_experiment_that_makes_no_sense_is_refused_before_anything_is_run() {
     assert!(message.contains("there are: game"), "{message}");
     assert!(!school.path("arms").exists());
     let listed = school.json(&["experiment", "list"]);
-    assert_eq!(listed["experiments"][0]["name"], "game");
+    let game = &listed["experiments"][0];
+    assert_eq!(game["name"], "game");
+    assert!(game["arms"].as_array().unwrap().contains(&"unverified".into()), "{game}");
 }

@@ -83,3 +83,66 @@ fn a_night_killed_at_the_gate_goes_on_to_the_same_end() {
     assert_eq!(school.digest(), digest, "the archive's content");
     assert_eq!(school.adapters(), adapters, "the adapters' bytes");
 }
+
+#[test]
+fn a_gate_that_is_not_enforced_records_what_it_would_have_turned_away() {
+    let school = reading();
+    let enforced = school.finish_with(&ALL);
+    school.begin_again();
+    let settings = [&ALL[..], &["verify.enforce=false"]].concat();
+    let report = school.finish_with(&settings);
+    assert_eq!(
+        (&enforced["gate_enforced"], &report["gate_enforced"]),
+        (&true.into(), &false.into())
+    );
+    let (strict, model) = (&enforced["origin"]["model"], &report["origin"]["model"]);
+    assert_eq!(count(strict, "unverified"), 0);
+    let accepted = count(model, "accepted");
+    assert!(accepted > count(strict, "accepted"), "{model}");
+    let unverified = count(model, "unverified");
+    assert!(unverified > 0 && unverified < accepted, "{model}");
+    let reasons: Vec<&str> =
+        model["rejections"].as_object().unwrap().keys().map(String::as_str).collect();
+    for reason in &reasons {
+        let structural =
+            ["malformed", "no_evidence", "duplicate", "near_duplicate", "check_failed"];
+        assert!(structural.contains(reason), "{reasons:?}");
+    }
+    // Whoever is not turned away comes to every check, and what these said is there.
+    let checks = model["gate"].as_array().unwrap();
+    let check = |name: &str| checks.iter().find(|counts| counts["check"] == name).unwrap();
+    for name in &CHECKS[6..] {
+        assert_eq!(count(check(name), "drafts"), accepted, "{name}");
+        assert_eq!(count(check(name), "rejected"), 0, "{name}");
+    }
+    let recorded: u64 = checks.iter().map(|counts| count(counts, "recorded")).sum();
+    assert!(recorded >= unverified, "{model}");
+    // Drafts made by code are judged as before.
+    let by_code = |report: &Value| {
+        let code = &report["origin"]["code"];
+        (code["accepted"].clone(), code["rejections"].clone())
+    };
+    assert_eq!(by_code(&report), by_code(&enforced));
+    let archive = school.archive();
+    archive.check().unwrap();
+    let findings = school.json(&["archive", "check"]);
+    assert_eq!(findings["ok"], true, "{findings}");
+    let mut questions = archive.questions().unwrap();
+    let n = questions.len();
+    questions.sort();
+    questions.dedup();
+    assert_eq!(questions.len(), n, "no question was taken twice");
+    let shown = school.command(&["run", "show"]).output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let loud = format!(
+        "THE GATE DID NOT DECIDE (verify.enforce = false): {unverified} of the {accepted} accepted \
+         drafts of the model would have been turned away"
+    );
+    assert!(shown.contains(&loud) && shown.contains("only recorded"), "{shown}");
+    let page = fs::read_to_string(school.home().join("reports/night-0001.html")).unwrap();
+    assert!(page.contains("The gate did not decide"));
+    // The next night, enforced again, goes on in the same home.
+    let next = school.finish_with(&ALL);
+    assert_eq!(next["gate_enforced"], true);
+    school.archive().check().unwrap();
+}
