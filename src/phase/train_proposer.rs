@@ -202,12 +202,18 @@ impl Night<'_> {
         answer: &str,
     ) -> anyhow::Result<(Vec<u32>, Branch)> {
         let settings = &self.settings.propose;
-        let name = settings.prompt(true);
-        let (given, text) = match settings.method {
-            ProposerMethod::AnswerSeeded => (answer, question.to_string()),
-            ProposerMethod::DocumentSeeded => ("", document::demonstrated(question, answer)),
+        let (name, tokenizer) = (settings.prompt(true), &self.model.tokenizer);
+        let given = match settings.method {
+            ProposerMethod::AnswerSeeded => answer,
+            ProposerMethod::DocumentSeeded => "",
         };
-        let prompt = self.prompts.render(name, &self.model.tokenizer, passages, "", given)?;
+        let prompt = self.prompts.render(name, tokenizer, passages, "", given)?;
+        let text = match settings.method {
+            ProposerMethod::AnswerSeeded => question.to_string(),
+            ProposerMethod::DocumentSeeded => {
+                document::demonstrated(&tokenizer.decode(&prompt.query), question, answer)
+            }
+        };
         let branch = demonstrated(&prompt, self.reader(name, 0).demonstration(&text));
         Ok((prompt.context, branch))
     }

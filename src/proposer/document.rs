@@ -9,9 +9,12 @@ const QUESTION: &str = "Question:";
 /// A longer answer, in words, is a sentence of the passage and not the answer to a question.
 const ANSWER_WORDS_MAX: usize = 10;
 
-/// What is written behind a prompt that ends with `Answer:`, for a demonstration.
-pub fn demonstrated(question: &str, answer: &str) -> String {
-    format!("{answer}\n{QUESTION} {question}\n")
+/// What is written behind a prompt with this query, for a demonstration.
+pub fn demonstrated(query: &str, question: &str, answer: &str) -> String {
+    match query.ends_with(QUESTION) {
+        true => format!("{question}\n{ANSWER} {answer}\n"),
+        false => format!("{answer}\n{QUESTION} {question}\n"),
+    }
 }
 
 /// Where the text ends behind a prompt with this query: at a blank line, and where another passage

@@ -47,7 +47,7 @@ impl Proposer for Seeded<'_> {
             let evidence = self.author.evidence(seed);
             let examples = self.author.examples_beside(&evidence);
             let answer = match self.given {
-                Given::Answer => &seed.answer,
+                Given::Answer => seed.answer.as_str(),
                 Given::Documents(_) => "",
             };
             let prompt = self
