@@ -50,9 +50,13 @@ impl Proposer for Seeded<'_> {
                 Given::Answer => seed.answer.as_str(),
                 Given::Documents(_) => "",
             };
-            let prompt = self
-                .prompts
-                .render_with_examples(self.prompt, tokenizer, &evidence, answer, &examples)?;
+            let prompt = self.prompts.render_with_examples(
+                self.prompt,
+                tokenizer,
+                &evidence,
+                answer,
+                &examples,
+            )?;
             let query = tokenizer.decode(&prompt.query);
             let stop = match self.given {
                 Given::Answer => vec!["\n".into()],
