@@ -66,7 +66,7 @@ fn hops_are_a_number_or_weights() {
     assert_eq!(counts("1", 400), [400]);
     assert_eq!(counts("3", 7), [0, 0, 7]);
     assert_eq!(counts("[0.7, 0.2, 0.1]", 400), [280, 80, 40]);
-    assert_eq!(counts("[4, 3, 2, 1]", 9), [4, 3, 2, 0], "3.6, 2.7, 1.8 and 0.9 of nine");
+    assert_eq!(counts("[4, 3, 2, 1]", 9), [3, 3, 2, 1], "of 3.6, 2.7, 1.8 and 0.9");
     assert_eq!(counts("[1, 0, 1]", 3), [2, 0, 1], "of equal remainders that of fewer passages");
     assert_eq!(counts("[1, 1]", 0), [0, 0]);
     let stored = serde_json::to_value(with("propose.hops=[0.5, 0.5]").unwrap()).unwrap();

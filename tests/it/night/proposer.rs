@@ -1,8 +1,10 @@
 //! The proposer is trained on what became of its drafts.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use nightschool::archive::PlayedProposal;
+use nightschool::archive::StoredTask;
 use nightschool::archive::TaskFilter;
 use nightschool::archive::TrainPhase;
 use nightschool::archive::TrainStep;
@@ -35,11 +37,11 @@ fn proposals(school: &School) -> Vec<PlayedProposal> {
     school.archive().proposals(1, 0..=1).unwrap()
 }
 
-/// The tasks that the model wrote.
-fn tasks(school: &School) -> Vec<Task> {
+/// The tasks that the model wrote, by id.
+fn tasks(school: &School) -> BTreeMap<String, StoredTask> {
     let filter = TaskFilter { origin: Some(Origin::Model), ..TaskFilter::default() };
     let tasks = school.archive().tasks(&filter).unwrap();
-    tasks.into_iter().map(|stored| stored.task).collect()
+    tasks.into_iter().map(|stored| (stored.task.id.clone(), stored)).collect()
 }
 
 #[test]
@@ -150,8 +152,11 @@ fn samplings(school: &School) -> Vec<(i64, serde_json::Value)> {
                  JOIN sampling s ON s.id = p.sampling_id ORDER BY p.round";
     let answer = school.json(&["archive", "sql", query]);
     let rows = answer["rows"].as_array().unwrap().iter();
-    let settings = |row: &serde_json::Value| serde_json::from_str(row.as_str().unwrap()).unwrap();
-    rows.map(|row| (row[0].as_i64().unwrap(), settings(&row[1]))).collect()
+    rows.map(|row| {
+        let settings = row["settings_json"].as_str().unwrap();
+        (row["round"].as_i64().unwrap(), serde_json::from_str(settings).unwrap())
+    })
+    .collect()
 }
 
 #[test]
@@ -172,9 +177,11 @@ fn the_model_writes_answers_too_sees_examples_and_goes_on_after_a_kill() {
     school.finish_with(&settings);
     let proposals = proposals(&school);
     assert_eq!(proposals.len(), 40);
-    let made: Vec<Task> = tasks(&school);
-    assert!(!made.is_empty() && made.iter().all(|task| task.answer == "7"), "{made:?}");
-    assert!(made.iter().all(|task| task.kind == AnswerKind::Number && task.evidence.len() == 1));
+    let tasks = tasks(&school);
+    assert!(!tasks.is_empty());
+    for Task { answer, kind, evidence, .. } in tasks.values().map(|stored| &stored.task) {
+        assert_eq!((answer.as_str(), *kind, evidence.len()), ("7", AnswerKind::Number, 1));
+    }
     assert!(!steps_of(&school).is_empty(), "question and answer are learnt together");
     let [(0, first), (1, second)] = &samplings(&school)[..] else { panic!("two rounds") };
     for sampling in [first, second] {
@@ -188,9 +195,9 @@ fn the_model_writes_answers_too_sees_examples_and_goes_on_after_a_kill() {
     let shown = second["examples"].as_array().unwrap();
     assert!((1..=3).contains(&shown.len()), "{second}");
     for id in shown {
-        let task = school.archive().task(id.as_str().unwrap()).unwrap();
-        assert_eq!((task.task.origin, task.task.split), (Origin::Model, Split::Train));
-        assert!(0 < task.solved && task.solved < task.attempts);
+        let stored = &tasks[id.as_str().unwrap()];
+        assert_eq!(stored.task.split, Split::Train);
+        assert!(0 < stored.solved && stored.solved < stored.attempts);
     }
     let (digest, adapters) = (school.digest(), school.adapters());
     school.begin_again();
