@@ -100,7 +100,7 @@ impl Hops {
     /// Of `n` questions how many combine one passage, two and so on: the shares as nearly as whole
     /// numbers can.
     pub fn counts(&self, n: usize) -> Vec<usize> {
-        let weights = match self {
+        let weights: Vec<f64> = match self {
             Self::Fixed(hops) => (1..=*hops).map(|at| f64::from(u8::from(at == *hops))).collect(),
             Self::Weights(weights) => weights.clone(),
         };
