@@ -9,6 +9,7 @@ use std::path::Path;
 
 use minijinja::Environment;
 use minijinja::context;
+use minijinja::value::Serde;
 use serde::Serialize;
 
 use crate::model::tokenizer::Tokenizer;
@@ -215,7 +216,7 @@ impl Prompts {
             .get_template("prompt")
             .and_then(|template| {
                 template.render(context! {
-                    passages, question, answer, examples
+                    passages, question, answer, examples => Serde(examples)
                 })
             })
             .map_err(|error| wrong(error.to_string()))?;
