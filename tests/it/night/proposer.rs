@@ -166,6 +166,8 @@ fn the_model_writes_answers_too_sees_examples_and_goes_on_after_a_kill() {
         &[
             "propose.method=document_seeded",
             "propose.archive_examples=3",
+            "propose.temperature=1.2",
+            "propose.max_tokens=24",
             "propose.with_adapter=false",
             "solve.temperature=1.5",
             "train_proposer.objective=likelihood",
