@@ -135,7 +135,7 @@ impl Miner {
         found
     }
 
-    /// What sort of thing an answer is that somebody wrote: what all of it reads as, or else a name.
+    /// What sort of thing an answer is that was written: what all of it reads as, or else a name.
     pub fn kind_of(&self, answer: &str) -> AnswerKind {
         let mut mined = self.mine_sentence(answer, "").into_iter();
         let whole = mined.find(|(range, _)| *range == (0..answer.len()));

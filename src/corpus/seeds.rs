@@ -105,9 +105,9 @@ impl KnowledgeGraph {
         seeds
     }
 
-    /// Draws `counts[h - 1]` seeds of h passages for each h, like [`Self::seeds_after`], the longest
-    /// paths first. Where the corpus has too few paths of a length, the next shorter ones that are
-    /// asked for make up for them.
+    /// Draws `counts[h - 1]` seeds of h passages for each h, like [`Self::seeds_after`], the
+    /// longest paths first. Where the corpus has too few paths of a length, the next shorter ones
+    /// that are asked for make up for them.
     pub fn seeds_of_lengths(
         &self,
         rng: &mut Rng,

@@ -171,8 +171,8 @@ impl Night<'_> {
         self.open.gate(&self.passages, &self.passage_ids, &self.index, self.seed())
     }
 
-    /// Seeds for tonight, `counts[h - 1]` of h passages, spread over the corpus; what earlier nights
-    /// drew comes last.
+    /// Seeds for tonight, `counts[h - 1]` of h passages, spread over the corpus; what earlier
+    /// nights drew comes last.
     fn seeds(&self, purpose: &str, counts: &[usize]) -> anyhow::Result<Vec<Seed>> {
         let passages: Vec<Passage> = self.passages.values().cloned().collect();
         let graph = KnowledgeGraph::build(&passages);

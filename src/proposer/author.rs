@@ -30,7 +30,7 @@ pub struct Author<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Passages by id: the evidence shown.
     pub passages: &'a HashMap<String, Passage>,
-    /// Tasks that it is shown beside, those from the seed's own documents left out.
+    /// Tasks that it is shown as examples, those from a seed's own documents left out.
     pub examples: &'a [Example],
     /// How tokens are chosen.
     pub sampling: Sampling,
