@@ -9,10 +9,9 @@ use crate::model::lora::Target;
 /// Fails on the first value outside its range.
 pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     settings.inference.check()?;
+    settings.propose.check()?;
     let counts = [
         ("retrieval.passages", settings.retrieval.passages, 1, 20),
-        ("propose.hops", settings.propose.hops, 1, 4),
-        ("propose.max_tokens", settings.propose.max_tokens, 1, 1024),
         ("verify.noise_passages", settings.verify.noise_passages, 0, 20),
         ("verify.samples", settings.verify.samples, 1, 64),
         ("verify.uniqueness_passages", settings.verify.uniqueness_passages, 1, 20),
@@ -36,7 +35,6 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     let proposer = &settings.train_proposer;
     let reals = [
         ("heldout.documents", settings.heldout.documents, 0.0, 0.5),
-        ("propose.temperature", f64::from(settings.propose.temperature), 0.0, 5.0),
         ("solve.temperature", f64::from(settings.solve.temperature), 0.01, 5.0),
         ("verify.min_f1", f64::from(settings.verify.min_f1), 0.01, 1.0),
         ("reward.format", f64::from(settings.reward.format), 0.0, 1.0),

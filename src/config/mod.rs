@@ -10,6 +10,7 @@ pub mod experiment;
 mod inference;
 mod locate;
 mod methods;
+mod propose;
 mod remote;
 mod retention;
 mod reward;
@@ -38,6 +39,10 @@ pub use self::methods::Correction;
 pub use self::methods::Decay;
 pub use self::methods::GroupKey;
 pub use self::methods::ObjectiveName;
+pub use self::propose::HOPS_MAX;
+pub use self::propose::Hops;
+pub use self::propose::Propose;
+pub use self::propose::ProposerMethod;
 pub use self::remote::Remote;
 pub use self::retention::Retention;
 pub use self::reward::AnswerReward;
@@ -158,28 +163,6 @@ pub struct Heldout {
     pub sealed_suite: Option<PathBuf>,
     /// In every how many nights it is read; 0 for never.
     pub sealed_every: u32,
-}
-
-/// How drafts are made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Propose {
-    /// Seeds turned into questions by rules, per night.
-    pub code_drafts: usize,
-    /// Seeds given to the model, per night.
-    pub model_drafts: usize,
-    /// Passages a model-made question must combine.
-    pub hops: usize,
-    /// Sampling temperature.
-    pub temperature: f32,
-    /// Longest question, in tokens.
-    pub max_tokens: usize,
-    /// The base model's prompt as a proposer.
-    pub base_prompt: String,
-    /// An adapter's prompt as a proposer: what it was trained with.
-    pub adapter_prompt: String,
-    /// Whether the adapter in training writes, once it is trained; if not, the base model does.
-    pub with_adapter: bool,
 }
 
 /// Training on code-made tasks, before the first game and among the game's steps.

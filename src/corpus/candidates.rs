@@ -135,6 +135,13 @@ impl Miner {
         found
     }
 
+    /// What sort of thing an answer is that was written: what all of it reads as, or else a name.
+    pub fn kind_of(&self, answer: &str) -> AnswerKind {
+        let mut mined = self.mine_sentence(answer, "").into_iter();
+        let whole = mined.find(|(range, _)| *range == (0..answer.len()));
+        whole.map_or(AnswerKind::Name, |(_, kind)| kind)
+    }
+
     fn mine_sentence(&self, sentence: &str, own_title: &str) -> Vec<(Range<usize>, AnswerKind)> {
         let mut taken: Vec<(Range<usize>, AnswerKind)> = Vec::new();
         let tokens = names::tokens(sentence);

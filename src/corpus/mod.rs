@@ -21,6 +21,7 @@ mod sentences;
 mod titles;
 mod words;
 
+pub use crate::config::HOPS_MAX;
 pub use candidates::Candidate;
 pub use candidates::Miner;
 pub use graph::KnowledgeGraph;
@@ -35,5 +36,4 @@ pub use reading::SkipReason;
 pub use reading::Skipped;
 pub use reading::SourceFile;
 pub use seeds::Draws;
-pub use seeds::HOPS_MAX;
 pub use sentences::sentences;

@@ -9,15 +9,13 @@ use petgraph::graph::NodeIndex;
 use rand::Rng as _;
 use rand::seq::SliceRandom;
 
+use crate::config::HOPS_MAX;
 use crate::corpus::candidates::key_of;
 use crate::corpus::graph::KnowledgeGraph;
 use crate::corpus::graph::LINK_PASSAGES_MAX;
 use crate::rng::Rng;
 use crate::task::AnswerKind;
 use crate::task::Seed;
-
-/// The longest path that is looked for.
-pub const HOPS_MAX: usize = 4;
 
 /// How many passages are tried before an answer is given up as the end of a path.
 const PATH_TRIES_MAX: usize = 200;
@@ -103,6 +101,26 @@ impl KnowledgeGraph {
             let seed = Seed { answer, kind, path };
             draws.record(&seed, &entry.passage.document_id);
             seeds.push(seed);
+        }
+        seeds
+    }
+
+    /// Draws `counts[h - 1]` seeds of h passages for each h, like [`Self::seeds_after`], the
+    /// longest paths first. Where the corpus has too few paths of a length, the next shorter ones
+    /// that are asked for make up for them.
+    pub fn seeds_of_lengths(
+        &self,
+        rng: &mut Rng,
+        counts: &[usize],
+        draws: &mut Draws,
+    ) -> Vec<Seed> {
+        let mut seeds = Vec::new();
+        let mut missing = 0;
+        for (at, count) in counts.iter().enumerate().rev().filter(|(_, count)| **count > 0) {
+            let wanted = count + missing;
+            let drawn = self.seeds_after(rng, wanted, at + 1, draws);
+            missing = wanted - drawn.len();
+            seeds.extend(drawn);
         }
         seeds
     }

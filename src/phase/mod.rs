@@ -10,6 +10,7 @@ mod balance;
 mod budget;
 pub mod curate;
 pub mod evaluate;
+pub mod examples;
 pub mod experiment;
 mod gate;
 pub mod gate_bench;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use rand::seq::SliceRandom;
 
+use super::examples;
 use super::gate::Gate;
 use super::gate::Models;
 use super::known::ArchivedQuestions;
@@ -13,15 +14,21 @@ use crate::archive::GatedDraft;
 use crate::archive::ModelKind;
 use crate::archive::Proposal;
 use crate::archive::TaskFilter;
+use crate::config::ProposerMethod;
 use crate::config::Role;
 use crate::corpus::KnowledgeGraph;
+use crate::corpus::Miner;
 use crate::inference::Sampling;
 use crate::model::adapter_set::is_untouched;
 use crate::progress::Progress;
+use crate::proposer::Author;
 use crate::proposer::Proposer;
 use crate::proposer::Written;
 use crate::proposer::cloze;
-use crate::proposer::seeded::AnswerSeeded;
+use crate::proposer::searching::Searching;
+use crate::proposer::seeded::Given;
+use crate::proposer::seeded::Seeded;
+use crate::protocol::Example;
 use crate::rng;
 use crate::task::Draft;
 use crate::task::Origin;
@@ -45,7 +52,7 @@ impl Night<'_> {
         if self.done(PHASE, "all")? {
             return Ok(());
         }
-        let seeds = self.seeds("code", self.settings.propose.code_drafts, 1)?;
+        let seeds = self.seeds("code", &[self.settings.propose.code_drafts])?;
         let checked = self.settings.verify.record_on_code.min(seeds.len());
         let progress = Progress::start("tasks made by code", seeds.len() as u64);
         let (with_model, by_rules) = seeds.split_at(checked);
@@ -74,14 +81,14 @@ impl Night<'_> {
         Ok(())
     }
 
-    /// A round's questions by the policy, for given answers; the whole gate decides.
+    /// A round's questions by the policy; the whole gate decides.
     pub(super) fn propose_by_model(&self, round: u32, policy: &Policy) -> anyhow::Result<()> {
         let phase = format!("propose/{round}");
         if self.done(&phase, "all")? {
             return Ok(());
         }
         let settings = &self.settings.propose;
-        let seeds = self.seeds("model", settings.model_drafts, settings.hops)?;
+        let seeds = self.seeds("model", &settings.hops.counts(settings.model_drafts))?;
         let per_round = settings.model_drafts.div_ceil(self.settings.solve.rounds.max(1));
         let seeds = seeds.chunks(per_round.max(1)).nth(round as usize).unwrap_or_default();
         let title = format!("drafts by the model, and their gate, round {}", round + 1);
@@ -93,21 +100,21 @@ impl Night<'_> {
         // An adapter that no training has touched is the base model.
         let trained = policy.version.kind == ModelKind::Adapter
             && !is_untouched(policy.adapter(Role::Proposer))?;
-        let (generator, prompt) = match settings.with_adapter && trained {
-            true => (&writer, &settings.adapter_prompt),
-            false => (&base, &settings.base_prompt),
-        };
-        let proposer = AnswerSeeded {
-            generator,
+        let with_adapter = settings.with_adapter && trained;
+        let examples = self.examples(with_adapter)?;
+        let miner = (settings.method == ProposerMethod::DocumentSeeded)
+            .then(|| Miner::new(self.passages.values()));
+        let author = Author {
+            generator: if with_adapter { &writer } else { &base },
             tokenizer: &self.model.tokenizer,
-            prompts: &self.prompts,
-            prompt,
             passages: &self.passages,
+            examples: &examples,
             sampling: Sampling::at(settings.temperature),
             max_tokens: settings.max_tokens,
             seed: self.seed(),
             night: self.number,
         };
+        let proposer = self.proposer(author, settings.prompt(with_adapter), miner.as_ref());
         let models = Models { with_documents: &reader, from_memory: &base };
         let known = ArchivedQuestions::of(self.archive);
         for (index, seeds) in seeds.chunks(MODEL_UNIT).enumerate() {
@@ -131,13 +138,42 @@ impl Night<'_> {
         Ok(())
     }
 
+    /// The way to write that the settings name.
+    fn proposer<'p>(
+        &'p self,
+        author: Author<'p>,
+        prompt: &'p str,
+        miner: Option<&'p Miner>,
+    ) -> Box<dyn Proposer + 'p> {
+        let (turns, prompts) = (self.settings.propose.turns, &self.prompts);
+        if turns > 0 {
+            let passages = self.settings.retrieval.passages;
+            return Box::new(Searching { author, retriever: &self.index, passages, turns });
+        }
+        let given = miner.map_or(Given::Answer, Given::Documents);
+        Box::new(Seeded { author, prompts, prompt, given })
+    }
+
+    /// The tasks that a round's prompts show. What earlier rounds played decides, so a round that
+    /// was cut off has the same. An adapter's prompt shows none; a conversation is opened for it
+    /// as for the base model.
+    fn examples(&self, with_adapter: bool) -> anyhow::Result<Vec<Example>> {
+        let settings = &self.settings.propose;
+        if settings.archive_examples == 0 || (with_adapter && settings.turns == 0) {
+            return Ok(Vec::new());
+        }
+        let tasks = self.training_tasks()?.into_values();
+        Ok(examples::choose(tasks, &self.passages, settings.archive_examples))
+    }
+
     /// The gate over tonight's corpus.
     pub(super) fn tonights_gate(&self) -> Gate<'_> {
         self.open.gate(&self.passages, &self.passage_ids, &self.index, self.seed())
     }
 
-    /// Seeds for tonight, spread over the corpus; what earlier nights drew comes last.
-    fn seeds(&self, purpose: &str, n: usize, hops: usize) -> anyhow::Result<Vec<Seed>> {
+    /// Seeds for tonight, `counts[h - 1]` of h passages, spread over the corpus; what earlier
+    /// nights drew comes last.
+    fn seeds(&self, purpose: &str, counts: &[usize]) -> anyhow::Result<Vec<Seed>> {
         let passages: Vec<Passage> = self.passages.values().cloned().collect();
         let graph = KnowledgeGraph::build(&passages);
         let earlier = self.archive.tasks(&TaskFilter::default())?;
@@ -151,7 +187,7 @@ impl Night<'_> {
             .collect();
         let mut draws = graph.draws(&earlier);
         let mut rng = rng::stream(self.seed(), &["seeds", purpose]);
-        let mut seeds = graph.seeds_after(&mut rng, n, hops, &mut draws);
+        let mut seeds = graph.seeds_of_lengths(&mut rng, counts, &mut draws);
         // Drawn by kind and document in turn; shuffled, so that every unit has a bit of all.
         seeds.shuffle(&mut rng);
         Ok(seeds)

@@ -16,7 +16,6 @@ use crate::config::Role;
 use crate::config::Train;
 use crate::curriculum::score;
 use crate::reward;
-use crate::rollout::Owner;
 use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
 use crate::trainer::objective::advantage::Baselines;
@@ -210,6 +209,9 @@ fn pair(rewards: &[f32], margin: f32) -> Result<Vec<(usize, f32)>, LeftOut> {
 fn example(group: &PlayedGroup, chosen: &[(usize, f32)]) -> ChosenGroup {
     let first = group.rollouts.first().and_then(|stored| stored.rollout.steps.first());
     let chosen = || chosen.iter().map(|(index, advantage)| (&group.rollouts[*index], *advantage));
+    let branch = |(stored, advantage): (&StoredRollout, f32)| {
+        Branch::of_steps(stored.rollout.steps.get(1..).unwrap_or_default(), advantage)
+    };
     let item = |(stored, _): (&StoredRollout, f32)| TrainItem::Rollout {
         task_id: stored.rollout.task_id.clone(),
         round: stored.round,
@@ -218,29 +220,8 @@ fn example(group: &PlayedGroup, chosen: &[(usize, f32)]) -> ChosenGroup {
     ChosenGroup {
         example: Example {
             prompt: first.map(|step| step.tokens.clone()).unwrap_or_default(),
-            branches: chosen().map(|(stored, advantage)| branch(stored, advantage)).collect(),
+            branches: chosen().map(branch).collect(),
         },
         items: chosen().map(item).collect(),
     }
-}
-
-/// What followed a rollout's prompt.
-fn branch(stored: &StoredRollout, advantage: f32) -> Branch {
-    let mut branch = Branch {
-        tokens: Vec::new(),
-        owned: Vec::new(),
-        sampled_logprobs: Vec::new(),
-        old_logprobs: Vec::new(),
-        advantage,
-    };
-    for step in stored.rollout.steps.iter().skip(1) {
-        let owned = step.owner == Owner::Model;
-        branch.tokens.extend_from_slice(&step.tokens);
-        branch.owned.extend(step.tokens.iter().map(|_| owned));
-        match owned {
-            true => branch.sampled_logprobs.extend_from_slice(&step.logprobs),
-            false => branch.sampled_logprobs.extend(step.tokens.iter().map(|_| 0.0)),
-        }
-    }
-    branch
 }

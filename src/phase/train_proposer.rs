@@ -6,13 +6,17 @@ use serde_json::Value;
 use super::night::Night;
 use super::train::Course;
 use super::train::PlannedStep;
+use super::warm_start::demonstrated;
 use crate::archive::PlayedProposal;
 use crate::archive::ProposalScore;
 use crate::archive::TrainItem;
 use crate::archive::TrainPhase;
 use crate::config::ObjectiveName;
+use crate::config::ProposerMethod;
 use crate::config::ProposerObjective;
 use crate::config::Role;
+use crate::proposer::document;
+use crate::rollout::Step;
 use crate::task::Passage;
 use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
@@ -130,7 +134,8 @@ impl Night<'_> {
         match self.settings.train_proposer.objective {
             ProposerObjective::Likelihood => Objective::Likelihood,
             ProposerObjective::PolicyGradient | ProposerObjective::None => {
-                Objective::PolicyGradient(self.policy_gradient(self.settings.propose.max_tokens))
+                let longest = self.settings.propose.max_tokens * (self.settings.propose.turns + 1);
+                Objective::PolicyGradient(self.policy_gradient(longest))
             }
         }
     }
@@ -157,20 +162,7 @@ impl Night<'_> {
         );
         let taught = proposals.into_iter().zip(advantages).filter_map(|(one, advantage)| {
             let advantage = *advantage?.first()?;
-            let (prompt, written) = one.steps.split_first()?;
-            let tokens: Vec<u32> =
-                written.iter().flat_map(|step| step.tokens.iter().copied()).collect();
-            let branch = Branch {
-                owned: vec![true; tokens.len()],
-                sampled_logprobs: written
-                    .iter()
-                    .flat_map(|step| step.logprobs.iter().copied())
-                    .collect(),
-                tokens,
-                old_logprobs: Vec::new(),
-                advantage,
-            };
-            let example = Example { prompt: prompt.tokens.clone(), branches: vec![branch] };
+            let example = learnt(&one.steps, advantage)?;
             Some(Taught { example, item: TrainItem::Draft { draft_id: one.draft_id } })
         });
         Ok(taught.collect())
@@ -185,22 +177,60 @@ impl Night<'_> {
         };
         let mut taught = Vec::new();
         for one in proposals.iter().filter(enough) {
-            let (draft, _) = self.archive.draft(&one.draft_id)?;
-            let path = &draft.seed.path;
-            let evidence: Vec<&Passage> =
-                path.iter().filter_map(|id| self.passages.get(id)).collect();
-            let name = &self.settings.propose.adapter_prompt;
-            let (tokenizer, answer) = (&self.model.tokenizer, &draft.seed.answer);
-            let prompt = self.prompts.render(name, tokenizer, &evidence, "", answer)?;
-            let question = draft.question.unwrap_or_default();
-            let written = self.reader(name, 0).demonstration(&question);
-            let branch = super::warm_start::demonstrated(&prompt, written);
-            let example = Example { prompt: prompt.context, branches: vec![branch] };
+            let example = match self.settings.propose.turns {
+                0 => {
+                    let (draft, _) = self.archive.draft(&one.draft_id)?;
+                    let path = &draft.seed.path;
+                    let evidence: Vec<&Passage> =
+                        path.iter().filter_map(|id| self.passages.get(id)).collect();
+                    let question = draft.question.unwrap_or_default();
+                    let (prompt, branch) =
+                        self.proposal_shown(&evidence, &question, &draft.seed.answer)?;
+                    Example { prompt, branches: vec![branch] }
+                }
+                // A conversation is opened alike for all, and learnt as it went.
+                _ => match learnt(&one.steps, 1.0) {
+                    Some(example) => example,
+                    None => continue,
+                },
+            };
             let item = TrainItem::Draft { draft_id: one.draft_id.clone() };
             taught.push(Taught { example, item });
         }
         Ok(taught)
     }
+
+    /// A question for an answer as the proposer's adapter is shown it: passages, and behind them
+    /// its prompt's query and what it is to write.
+    pub(super) fn proposal_shown(
+        &self,
+        passages: &[&Passage],
+        question: &str,
+        answer: &str,
+    ) -> anyhow::Result<(Vec<u32>, Branch)> {
+        let settings = &self.settings.propose;
+        let (name, tokenizer) = (settings.prompt(true), &self.model.tokenizer);
+        let given = match settings.method {
+            ProposerMethod::AnswerSeeded => answer,
+            ProposerMethod::DocumentSeeded => "",
+        };
+        let prompt = self.prompts.render(name, tokenizer, passages, "", given)?;
+        let text = match settings.method {
+            ProposerMethod::AnswerSeeded => question.to_string(),
+            ProposerMethod::DocumentSeeded => {
+                document::demonstrated(&tokenizer.decode(&prompt.query), question, answer)
+            }
+        };
+        let branch = demonstrated(&prompt, self.reader(name, 0).demonstration(&text));
+        Ok((prompt.context, branch))
+    }
+}
+
+/// What a proposer wrote, with all that it was shown in between, to be trained on.
+fn learnt(steps: &[Step], advantage: f32) -> Option<Example> {
+    let (prompt, written) = steps.split_first()?;
+    let branches = vec![Branch::of_steps(written, advantage)];
+    Some(Example { prompt: prompt.tokens.clone(), branches })
 }
 
 /// What is recorded of the drafts with every step that learns from them.

@@ -218,14 +218,12 @@ impl Night<'_> {
             answers.push(demonstrated(&prompt, reader.demonstration(&task.answer)));
             context = prompt.context;
         }
-        let name = &self.settings.propose.adapter_prompt;
         let natural = chosen.iter().filter(|task| cloze::asks_in_front(&task.question));
         for task in natural.take(self.settings.warm_start.proposals) {
-            let tokenizer = &self.model.tokenizer;
-            let prompt = self.prompts.render(name, tokenizer, &passages, "", &task.answer)?;
+            let (shown, branch) = self.proposal_shown(&passages, &task.question, &task.answer)?;
             // Only a prompt that shows passages as the reader's does can branch from them.
-            if prompt.context == context {
-                questions.push(demonstrated(&prompt, reader.demonstration(&task.question)));
+            if shown == context {
+                questions.push(branch);
                 asked.push(task.id.clone());
             }
         }

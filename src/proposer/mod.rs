@@ -1,10 +1,16 @@
 //! Proposers: from a seed (an answer and the passages that lead to it) to a draft.
 
+mod author;
 pub mod cloze;
+pub mod document;
+pub mod searching;
 pub mod seeded;
+
+pub use self::author::Author;
 
 use crate::inference::GenerateError;
 use crate::protocol::PromptError;
+use crate::retrieval::RetrievalError;
 use crate::rng;
 use crate::rollout::Step;
 use crate::rollout::StopReason;
@@ -18,6 +24,9 @@ pub enum ProposeError {
     /// Generation failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// Retrieval failed.
+    #[error(transparent)]
+    Retrieve(#[from] RetrievalError),
     /// The prompt failed.
     #[error(transparent)]
     Prompt(#[from] PromptError),
@@ -40,17 +49,18 @@ pub trait Proposer {
     /// error.
     ///
     /// # Errors
-    /// When generation fails.
+    /// When generation or a search fails.
     fn propose(&self, seeds: &[Seed]) -> Result<Vec<Written>, ProposeError>;
 
     /// How its drafts are drawn, as the archive keeps it.
     fn sampling(&self) -> serde_json::Value;
 }
 
-/// The id of a draft: the same seed drawn in the same night has the same id after a restart.
-fn draft_id(origin: Origin, night: u32, seed: &Seed) -> String {
-    let mut parts = vec!["draft", origin.as_str(), seed.answer.as_str()];
-    parts.extend(seed.path.iter().map(String::as_str));
+/// The id of a draft: the same seed drawn in the same night has the same id after a restart,
+/// whatever was written for it.
+fn draft_id(origin: Origin, night: u32, drawn: &Seed) -> String {
+    let mut parts = vec!["draft", origin.as_str(), drawn.answer.as_str()];
+    parts.extend(drawn.path.iter().map(String::as_str));
     night_id(night, &parts)
 }
 
@@ -60,4 +70,10 @@ fn draft_id(origin: Origin, night: u32, seed: &Seed) -> String {
 pub fn night_id(night: u32, parts: &[&str]) -> String {
     let hash = rng::content_id(&[&[night.to_string().as_str()], parts].concat());
     format!("{:04x}{}", night & 0xffff, &hash[..12])
+}
+
+/// The question in a text: all up to its first question mark, if it has one.
+fn question_in(text: &str) -> Option<String> {
+    let text = text.trim();
+    Some(text[..=text.find('?')?].to_string())
 }

@@ -1,110 +1,127 @@
-//! The answer-seeded proposer of Search Self-play: the model is given the answer and its evidence,
-//! and writes the question.
+//! The proposer that writes at once: given an answer and its evidence, the question (Search
+//! Self-play), or given the evidence alone, an answer and the question.
 
-use std::collections::HashMap;
-
+use super::Author;
 use super::ProposeError;
 use super::Proposer;
 use super::Written;
-use super::draft_id;
+use super::document;
+use super::question_in;
+use crate::config::ProposerMethod;
+use crate::corpus::Miner;
 use crate::inference::Generation;
-use crate::inference::Generator;
 use crate::inference::Request;
-use crate::inference::Sampling;
-use crate::model::tokenizer::Tokenizer;
 use crate::protocol::Prompts;
-use crate::rng;
 use crate::rollout::Owner;
 use crate::rollout::Step;
 use crate::rollout::StopReason;
-use crate::task::Draft;
-use crate::task::Origin;
-use crate::task::Passage;
 use crate::task::Seed;
 
-/// Asks the model for a question per seed.
-pub struct AnswerSeeded<'a> {
-    /// The policy in its proposer role.
-    pub generator: &'a dyn Generator,
-    /// The model's tokenizer.
-    pub tokenizer: &'a Tokenizer,
+/// Asks the model for one text per seed.
+pub struct Seeded<'a> {
+    /// The model.
+    pub author: Author<'a>,
     /// The prompts in use.
     pub prompts: &'a Prompts,
     /// Name of the proposer's prompt.
     pub prompt: &'a str,
-    /// Passages by id: the evidence shown.
-    pub passages: &'a HashMap<String, Passage>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Longest question, in tokens.
-    pub max_tokens: usize,
-    /// Seed of all draws.
-    pub seed: u64,
-    /// The night, part of the drafts' ids.
-    pub night: u32,
+    /// What it is given of a seed.
+    pub given: Given<'a>,
 }
 
-impl Proposer for AnswerSeeded<'_> {
+/// What the model is given of a seed.
+#[derive(Clone, Copy)]
+pub enum Given<'a> {
+    /// The answer and its evidence.
+    Answer,
+    /// The evidence; the miner tells what sort of thing the answer is that was written.
+    Documents(&'a Miner),
+}
+
+impl Proposer for Seeded<'_> {
     fn propose(&self, seeds: &[Seed]) -> Result<Vec<Written>, ProposeError> {
+        let Author { tokenizer, sampling, max_tokens, .. } = self.author;
         let mut requests = Vec::with_capacity(seeds.len());
+        let mut begun = Vec::with_capacity(seeds.len());
         for seed in seeds {
-            let evidence: Vec<&Passage> =
-                seed.path.iter().filter_map(|id| self.passages.get(id)).collect();
-            let prompt =
-                self.prompts.render(self.prompt, self.tokenizer, &evidence, "", &seed.answer)?;
-            let id = draft_id(Origin::Model, self.night, seed);
-            requests.push(Request {
-                sampling: self.sampling,
-                stop: vec!["\n".into()],
-                seed: rng::derive(self.seed, &["draft", &id]),
-                ..Request::new(prompt.tokens(), self.max_tokens)
-            });
+            let evidence = self.author.evidence(seed);
+            let examples = self.author.examples_beside(&evidence);
+            let answer = match self.given {
+                Given::Answer => seed.answer.as_str(),
+                Given::Documents(_) => "",
+            };
+            let prompt = self.prompts.render_with_examples(
+                self.prompt,
+                tokenizer,
+                &evidence,
+                answer,
+                &examples,
+            )?;
+            let query = tokenizer.decode(&prompt.query);
+            let stop = match self.given {
+                Given::Answer => vec!["\n".into()],
+                Given::Documents(_) => document::ends(&query),
+            };
+            let seed = self.author.draws_of(seed);
+            let request = Request::new(prompt.tokens(), max_tokens);
+            requests.push(Request { sampling, stop, seed, ..request });
+            begun.push(query);
         }
-        let generations = self.generator.generate(&requests)?;
-        let written = seeds.iter().zip(requests).zip(generations);
+        let generations = self.author.generator.generate(&requests)?;
+        let written = seeds.iter().zip(requests).zip(begun).zip(generations);
         Ok(written
-            .map(|((seed, request), samples)| {
-                self.written(seed, request.prompt, samples.into_iter().next())
+            .map(|(((seed, request), query), samples)| {
+                self.written(seed, request.prompt, &query, samples.into_iter().next())
             })
             .collect())
     }
 
     fn sampling(&self) -> serde_json::Value {
-        serde_json::json!({
-            "proposer": "answer_seeded",
-            "prompt": self.prompt,
-            "temperature": self.sampling.temperature,
-            "max_tokens": self.max_tokens,
-        })
+        let method = match self.given {
+            Given::Answer => ProposerMethod::AnswerSeeded,
+            Given::Documents(_) => ProposerMethod::DocumentSeeded,
+        };
+        self.author.sampling(method, 0, Some(self.prompt))
     }
 }
 
-impl AnswerSeeded<'_> {
-    fn written(&self, seed: &Seed, prompt: Vec<u32>, generation: Option<Generation>) -> Written {
-        let draft = Draft {
-            id: draft_id(Origin::Model, self.night, seed),
-            origin: Origin::Model,
-            seed: seed.clone(),
-            question: generation.as_ref().and_then(question_of),
-            transcript: generation.as_ref().map(|generation| generation.text.clone()),
-            model_version: self.generator.model_version().to_string(),
+impl Seeded<'_> {
+    fn written(
+        &self,
+        drawn: &Seed,
+        prompt: Vec<u32>,
+        query: &str,
+        generation: Option<Generation>,
+    ) -> Written {
+        let Some(generation) = generation else {
+            let nothing = (drawn.clone(), None);
+            return self.author.written(drawn, nothing, None, Vec::new(), StopReason::Cancelled);
         };
-        let stop = generation.as_ref().map_or(StopReason::Cancelled, |generation| generation.stop);
-        let steps = match generation {
-            Some(Generation { tokens, logprobs, .. }) if tokens.len() == logprobs.len() => vec![
-                Step { owner: Owner::Tool, tokens: prompt, logprobs: Vec::new() },
-                Step { owner: Owner::Model, tokens, logprobs },
-            ],
-            _ => Vec::new(),
-        };
-        Written { draft, steps, stop }
+        let read = self.read(drawn, query, &generation);
+        let Generation { tokens, logprobs, text, stop, .. } = generation;
+        let steps = vec![
+            Step { owner: Owner::Tool, tokens: prompt, logprobs: Vec::new() },
+            Step { owner: Owner::Model, tokens, logprobs },
+        ];
+        self.author.written(drawn, read, Some(text), steps, stop)
     }
-}
 
-/// The question in a generation: its line up to the first question mark; `None` when there is no
-/// question mark or the text was cut off.
-fn question_of(generation: &Generation) -> Option<String> {
-    let text = generation.text.trim();
-    let end = text.find('?')?;
-    (!generation.stop.is_cut()).then(|| text[..=end].to_string())
+    /// The seed and the question in a generation; the seed as drawn and no question where it is
+    /// malformed.
+    fn read(&self, drawn: &Seed, query: &str, generation: &Generation) -> (Seed, Option<String>) {
+        let cut = generation.stop.is_cut();
+        match self.given {
+            Given::Answer => {
+                let question = question_in(&generation.text).filter(|_| !cut);
+                (drawn.clone(), question)
+            }
+            Given::Documents(miner) => match document::read(query, &generation.text, cut) {
+                Some((answer, question)) => {
+                    let (kind, path) = (miner.kind_of(&answer), drawn.path.clone());
+                    (Seed { answer, kind, path }, Some(question))
+                }
+                None => (drawn.clone(), None),
+            },
+        }
+    }
 }

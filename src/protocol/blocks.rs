@@ -1,9 +1,10 @@
 //! The conversation of larger models: think, search, information and answer blocks
-//! (Search-R1, Jin et al. 2025; the solver of Search Self-play).
+//! (Search-R1, Jin et al. 2025; solver and proposer of Search Self-play).
 //!
 //! The model writes `<think>…</think>` and `<search>query</search>`; the program answers with
 //! `<information>…</information>`, whose tokens belong to the program; the model ends with
-//! `<answer>…</answer>`. The conversation only ever grows by tokens: nothing is encoded twice.
+//! `<answer>…</answer>`, or as a proposer with `<question>…</question>`. The conversation only ever
+//! grows by tokens: nothing is encoded twice.
 
 use std::collections::HashSet;
 
@@ -12,17 +13,51 @@ use crate::inference::Generator;
 use crate::inference::Request;
 use crate::inference::Sampling;
 use crate::model::tokenizer::Tokenizer;
+use crate::protocol::Example;
 use crate::rollout::Owner;
 use crate::rollout::Step;
 use crate::rollout::StopReason;
 use crate::task::Passage;
 
 /// Tags a passage must not be able to forge.
-const TAGS: [&str; 4] = ["think", "search", "information", "answer"];
+const TAGS: [&str; 5] = ["think", "search", "information", "answer", "question"];
+
+/// The block that a conversation is to end with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// The answer to a question.
+    Answer,
+    /// The question for an answer.
+    Question,
+}
+
+impl Goal {
+    fn tag(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+            Self::Question => "question",
+        }
+    }
+
+    /// What is said to a turn that is neither a search nor this.
+    fn reminder(self) -> String {
+        let tag = self.tag();
+        let article = match self {
+            Self::Answer => "an",
+            Self::Question => "a",
+        };
+        format!(
+            "\n\nThat was neither a search nor {article} {tag}. Write a query between <search> and \
+             </search>, or the final {tag} between <{tag}> and </{tag}>.\n\n"
+        )
+    }
+}
 
 /// Bounds of one conversation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
+    /// What ends it.
+    pub goal: Goal,
     /// Turns of the model at most.
     pub turns: usize,
     /// Tokens of one turn at most.
@@ -42,9 +77,9 @@ pub struct Conversation {
     pub queries: Vec<String>,
     /// Ids of the passages found, in order of first appearance.
     pub retrieved: Vec<String>,
-    /// Content of the answer block; `None` when there was none.
-    pub answer: Option<String>,
-    /// Why it ended: `Length` when turns or tokens ran out before an answer.
+    /// Content of the block that ended it; `None` when there was none.
+    pub end: Option<String>,
+    /// Why it ended: `Length` when turns or tokens ran out before that.
     pub stop: StopReason,
 }
 
@@ -55,7 +90,7 @@ impl Conversation {
             steps: vec![tool_step(prompt)],
             queries: Vec::new(),
             retrieved: Vec::new(),
-            answer: None,
+            end: None,
             stop: StopReason::Length,
         }
     }
@@ -66,50 +101,48 @@ impl Conversation {
 pub enum Action {
     /// Passages for a query.
     Search(String),
-    /// The end, with an answer.
-    Answer(String),
+    /// The end, with the answer or question.
+    End(String),
     /// Neither could be read.
     Malformed,
 }
 
-/// Reads the model's turn: its first complete search or answer block.
-pub fn parse(text: &str) -> Action {
+/// Reads the model's turn: its first complete block that searches or ends the conversation.
+pub fn parse(text: &str, goal: Goal) -> Action {
     let block = |tag: &str| {
         let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
         let end = text.find(&close)?;
         let start = text[..end].rfind(&open)? + open.len();
         Some((end, text[start..end].trim().to_string()))
     };
-    match (block("search"), block("answer")) {
-        (Some((search_end, query)), Some((answer_end, _))) if search_end < answer_end => {
-            Action::Search(query)
-        }
+    match (block("search"), block(goal.tag())) {
+        (Some((search_end, query)), Some((end, _))) if search_end < end => Action::Search(query),
         (Some((_, query)), None) => Action::Search(query),
-        (_, Some((_, answer))) => Action::Answer(answer),
+        (_, Some((_, text))) => Action::End(text),
         (None, None) => Action::Malformed,
     }
 }
 
-/// How many of the model's turns were malformed, and how many searched for what had been searched
+/// How many of a solver's turns were malformed, and how many searched for what had been searched
 /// for before.
 pub fn faults(steps: &[Step], tokenizer: &Tokenizer) -> (u32, u32) {
     let mut asked = HashSet::new();
     let (mut malformed, mut repeated) = (0, 0);
     for step in steps.iter().filter(|step| step.owner == Owner::Model) {
-        match parse(&tokenizer.decode(&step.tokens)) {
+        match parse(&tokenizer.decode(&step.tokens), Goal::Answer) {
             Action::Malformed => malformed += 1,
             Action::Search(query) if !asked.insert(query.to_lowercase()) => repeated += 1,
-            Action::Search(_) | Action::Answer(_) => {}
+            Action::Search(_) | Action::End(_) => {}
         }
     }
     (malformed, repeated)
 }
 
-/// What the model searched for in a step, if it did.
+/// What a solver searched for in a step, if it did.
 fn query_of(tokenizer: &Tokenizer, step: &Step) -> Option<String> {
-    match parse(&tokenizer.decode(&step.tokens)) {
+    match parse(&tokenizer.decode(&step.tokens), Goal::Answer) {
         Action::Search(query) if step.owner == Owner::Model => Some(query),
-        Action::Search(_) | Action::Answer(_) | Action::Malformed => None,
+        Action::Search(_) | Action::End(_) | Action::Malformed => None,
     }
 }
 
@@ -142,9 +175,9 @@ pub fn queries_until(
 
 /// Passages as an information block. Tags in their text are defused, so that a document cannot
 /// end the block or pose as the model.
-pub fn information(passages: &[Passage]) -> String {
+pub fn information<'a>(passages: impl IntoIterator<Item = &'a Passage>) -> String {
     let mut text = String::from("\n\n<information>");
-    for (index, passage) in passages.iter().enumerate() {
+    for (index, passage) in passages.into_iter().enumerate() {
         let entry = format!("Doc {} (Title: {}) {}\n", index + 1, passage.title, passage.text);
         text.push_str(&defuse(&entry));
     }
@@ -162,11 +195,9 @@ fn defuse(text: &str) -> String {
     safe
 }
 
-const MALFORMED: &str = "\n\nThat was neither a search nor an answer. Write a query between \
-<search> and </search>, or the final answer between <answer> and </answer>.\n\n";
 const REPEATED: &str = "\n\n<information>This query was already searched.</information>\n\n";
 
-/// The instruction that opens the conversation, before the question.
+/// The instruction that opens a solver's conversation, before the question.
 pub fn instruction(question: &str) -> String {
     format!(
         "Answer the question. Think between <think> and </think> whenever you learn something \
@@ -176,6 +207,31 @@ pub fn instruction(question: &str) -> String {
          <answer>Lisbon</answer>.\nQuestion: {}\n",
         defuse(question)
     )
+}
+
+/// The instruction that opens a proposer's conversation: what it may do, questions as examples, and
+/// last the evidence and the answer, in which alone seeds differ.
+pub fn proposal(
+    answer: &str,
+    evidence: &[&Passage],
+    examples: &[&Example],
+    searches: usize,
+) -> String {
+    let mut text = format!(
+        "Write a question for a given answer. The answer stands in the last of the documents given \
+         with it. The question must need all of these documents, be understood without them, have \
+         no other answer, and not say its answer. Think between <think> and </think>. To look \
+         something up, write a query between <search> and </search>, at most {searches} times; \
+         what is found comes back between <information> and </information>. When you have found \
+         what sets the answer apart, write the question between <question> and </question>, for \
+         example <question>Which city did an earthquake destroy in 1755?</question>.\n"
+    );
+    for example in examples {
+        text.push_str(&defuse(&format!("A good question: {}\n", example.question)));
+    }
+    text.push_str(&information(evidence.iter().copied()));
+    text.push_str(&defuse(&format!("Answer: {answer}\n")));
+    text
 }
 
 /// Runs one conversation from where it has `begun`, looking queries up with `search`; those that it
@@ -196,7 +252,7 @@ pub fn converse<E: From<GenerateError>>(
         let so_far = talk.steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
         let request = Request {
             sampling: limits.sampling,
-            stop: vec!["</search>".into(), "</answer>".into()],
+            stop: vec!["</search>".into(), format!("</{}>", limits.goal.tag())],
             seed: crate::rng::derive(limits.seed, &["turn", &turn.to_string()]),
             ..Request::new(so_far, limits.turn_tokens)
         };
@@ -220,12 +276,12 @@ pub fn converse<E: From<GenerateError>>(
         if generation.stop.is_cut() {
             return Ok(talk);
         }
-        let reply = match parse(&text) {
-            Action::Answer(answer) => {
-                talk.answer = Some(answer).filter(|answer| !answer.is_empty());
+        let reply = match parse(&text, limits.goal) {
+            Action::End(text) => {
+                talk.end = Some(text).filter(|text| !text.is_empty());
                 return Ok(talk);
             }
-            Action::Malformed => MALFORMED.to_string(),
+            Action::Malformed => limits.goal.reminder(),
             Action::Search(query) if !asked.insert(query.to_lowercase()) => REPEATED.to_string(),
             Action::Search(query) => {
                 let passages = search(&query)?;

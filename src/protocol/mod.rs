@@ -4,6 +4,7 @@ pub mod blocks;
 pub mod prompt;
 pub mod reader;
 
+pub use prompt::Example;
 pub use prompt::Prompt;
 pub use prompt::PromptError;
 pub use prompt::Prompts;

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use minijinja::Environment;
 use minijinja::context;
+use minijinja::value::Serde;
+use serde::Serialize;
 
 use crate::model::tokenizer::Tokenizer;
 use crate::task::Passage;
@@ -16,7 +18,7 @@ use crate::task::Passage;
 const SEPARATOR: &str = "===\n";
 
 /// The prompts that come with the program, by name.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("few_shot", include_str!("prompts/few_shot.jinja")),
     ("bare", include_str!("prompts/bare.jinja")),
     ("closed_book", include_str!("prompts/closed_book.jinja")),
@@ -24,6 +26,8 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("diverge", include_str!("prompts/diverge.jinja")),
     ("propose", include_str!("prompts/propose.jinja")),
     ("propose_bare", include_str!("prompts/propose_bare.jinja")),
+    ("propose_document", include_str!("prompts/propose_document.jinja")),
+    ("propose_document_bare", include_str!("prompts/propose_document_bare.jinja")),
 ];
 
 /// Why a prompt cannot be used.
@@ -69,6 +73,19 @@ impl Prompt {
     pub fn tokens(&self) -> Vec<u32> {
         [self.context.as_slice(), self.query.as_slice()].concat()
     }
+}
+
+/// A task that a proposer is shown as an example.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// Its id.
+    pub task_id: String,
+    /// The passages of its evidence, first hop first.
+    pub passages: Vec<Passage>,
+    /// Its question.
+    pub question: String,
+    /// Its answer.
+    pub answer: String,
 }
 
 /// The prompts in use: those built in, and a folder's `*.jinja` files in their place.
@@ -146,8 +163,22 @@ impl Prompts {
         question: &str,
         answer: &str,
     ) -> Result<Prompt, PromptError> {
-        let (context, query) = self.text(name, passages, question, answer)?;
-        Ok(Prompt { context: tokenizer.encode(&context), query: tokenizer.encode(&query) })
+        Ok(encoded(self.text(name, passages, question, answer)?, tokenizer))
+    }
+
+    /// Like [`Prompts::render`], for a proposer that is shown tasks as examples.
+    ///
+    /// # Errors
+    /// As [`Prompts::render`].
+    pub fn render_with_examples(
+        &self,
+        name: &str,
+        tokenizer: &Tokenizer,
+        passages: &[&Passage],
+        answer: &str,
+        examples: &[&Example],
+    ) -> Result<Prompt, PromptError> {
+        Ok(encoded(self.filled(name, passages, "", answer, examples)?, tokenizer))
     }
 
     /// Renders prompt `name` as text: the context and the query.
@@ -160,6 +191,17 @@ impl Prompts {
         passages: &[&Passage],
         question: &str,
         answer: &str,
+    ) -> Result<(String, String), PromptError> {
+        self.filled(name, passages, question, answer, &[])
+    }
+
+    fn filled(
+        &self,
+        name: &str,
+        passages: &[&Passage],
+        question: &str,
+        answer: &str,
+        examples: &[&Example],
     ) -> Result<(String, String), PromptError> {
         let environment = self.templates.get(name).ok_or_else(|| PromptError::Unknown {
             name: name.to_string(),
@@ -174,7 +216,7 @@ impl Prompts {
             .get_template("prompt")
             .and_then(|template| {
                 template.render(context! {
-                    passages, question, answer
+                    passages, question, answer, examples => Serde(examples)
                 })
             })
             .map_err(|error| wrong(error.to_string()))?;
@@ -183,4 +225,8 @@ impl Prompts {
             text.rsplit_once(SEPARATOR).ok_or_else(|| wrong("the query is missing".into()))?;
         Ok((context.to_string(), query.to_string()))
     }
+}
+
+fn encoded((context, query): (String, String), tokenizer: &Tokenizer) -> Prompt {
+    Prompt { context: tokenizer.encode(&context), query: tokenizer.encode(&query) }
 }

@@ -29,6 +29,14 @@ pub trait Retriever: Send + Sync {
     /// # Errors
     /// When the index cannot be read.
     fn search(&self, query: &str, k: usize) -> Result<Vec<Hit>, RetrievalError>;
+
+    /// What [`Self::search`] finds, without its scores.
+    ///
+    /// # Errors
+    /// As [`Self::search`].
+    fn find(&self, query: &str, k: usize) -> Result<Vec<Passage>, RetrievalError> {
+        Ok(self.search(query, k)?.into_iter().map(|hit| hit.passage).collect())
+    }
 }
 
 /// Why a search or the making of an index failed.

@@ -11,6 +11,7 @@ use crate::protocol::Reader;
 use crate::protocol::answer_of;
 use crate::protocol::blocks;
 use crate::protocol::blocks::Conversation;
+use crate::protocol::blocks::Goal;
 use crate::retrieval::RetrievalError;
 use crate::retrieval::Retriever;
 use crate::rng;
@@ -122,8 +123,7 @@ impl Solver<'_> {
             let (n, question) = (self.settings.rollouts, &task.question);
             let search = match history {
                 None => {
-                    let hits = self.retriever.search(question, self.passages)?;
-                    let found: Vec<Passage> = hits.into_iter().map(|hit| hit.passage).collect();
+                    let found = self.retriever.find(question, self.passages)?;
                     let shown: Vec<&Passage> = found.iter().collect();
                     requests.push(self.reader.request(&shown, question, sampling, n, seed)?);
                     (vec![question.clone()], ids(&found))
@@ -198,14 +198,14 @@ impl Solver<'_> {
         };
         let number = index.to_string();
         let limits = blocks::Limits {
+            goal: Goal::Answer,
             turns: BLOCK_TURNS,
             turn_tokens: self.settings.max_tokens,
             sampling: Sampling::at(self.settings.temperature),
             seed: rng::derive(self.seed, &[&self.round, &task.id, &number]),
         };
         let search = |query: &str| -> Result<Vec<Passage>, SolveError> {
-            let hits = self.retriever.search(query, self.passages)?;
-            Ok(hits.into_iter().map(|hit| hit.passage).collect())
+            Ok(self.retriever.find(query, self.passages)?)
         };
         let talk = blocks::converse(self.generator, tokenizer, begun, &limits, search)?;
         Ok(Rollout {
@@ -215,7 +215,7 @@ impl Solver<'_> {
             steps: talk.steps,
             queries: talk.queries,
             retrieved: talk.retrieved,
-            answer: talk.answer,
+            answer: talk.end,
             stop: talk.stop,
             start: history.as_ref().map(|history| history.start),
         })

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use crate::model::packed::Packed;
 use crate::model::packed::Past;
+use crate::rollout::Owner;
+use crate::rollout::Step;
 
 /// One continuation of a shared prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +41,27 @@ impl Example {
 }
 
 impl Branch {
+    /// What was sampled and inserted behind a prompt, in these steps.
+    pub fn of_steps(steps: &[Step], advantage: f32) -> Self {
+        let mut branch = Self {
+            tokens: Vec::new(),
+            owned: Vec::new(),
+            sampled_logprobs: Vec::new(),
+            old_logprobs: Vec::new(),
+            advantage,
+        };
+        for step in steps {
+            let owned = step.owner == Owner::Model;
+            branch.tokens.extend_from_slice(&step.tokens);
+            branch.owned.extend(step.tokens.iter().map(|_| owned));
+            match owned {
+                true => branch.sampled_logprobs.extend_from_slice(&step.logprobs),
+                false => branch.sampled_logprobs.extend(step.tokens.iter().map(|_| 0.0)),
+            }
+        }
+        branch
+    }
+
     /// Tokens that carry a training signal.
     pub fn target_count(&self) -> usize {
         self.owned.iter().filter(|owned| **owned).count()

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use nightschool::corpus::Document;
+use nightschool::corpus::Draws;
 use nightschool::corpus::HOPS_MAX;
 use nightschool::corpus::KnowledgeGraph;
 use nightschool::corpus::ReadError;
@@ -21,6 +22,7 @@ use nightschool::corpus::split;
 use nightschool::rng::stream;
 use nightschool::task::AnswerKind;
 use nightschool::task::Passage;
+use nightschool::task::Seed;
 use proptest::prelude::*;
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/corpus_small.md");
@@ -520,6 +522,33 @@ fn a_path_is_linked_and_only_its_end_states_the_answer() {
     }
     assert!(graph.seeds(&mut stream(5, &["paths"]), 5, 0).is_empty());
     assert!(graph.seeds(&mut stream(5, &["paths"]), 5, HOPS_MAX + 1).is_empty());
+}
+
+#[test]
+fn paths_of_several_lengths_are_drawn_together() {
+    let graph = KnowledgeGraph::build(&small_corpus());
+    let draw = |counts: &[usize]| {
+        let mut draws = Draws::default();
+        graph.seeds_of_lengths(&mut stream(5, &["lengths"]), counts, &mut draws)
+    };
+    let seeds = draw(&[12, 6, 4, 2]);
+    assert_eq!(seeds, draw(&[12, 6, 4, 2]));
+    let of = |hops| seeds.iter().filter(|seed| seed.hops() == hops).count();
+    assert_eq!([of(1), of(2), of(3), of(4)], [12, 6, 4, 2]);
+    // They are spread together over kinds and answers, not each length for itself.
+    let mut kinds: HashMap<AnswerKind, usize> = HashMap::new();
+    seeds.iter().for_each(|seed| *kinds.entry(seed.kind).or_default() += 1);
+    assert_eq!(kinds.values().copied().collect::<Vec<_>>(), [6; 4]);
+    let answers: HashSet<_> = seeds.iter().map(|seed| (&seed.answer, seed.path.last())).collect();
+    assert_eq!(answers.len(), seeds.len());
+
+    // One length alone is drawn as ever, and what there are no paths for becomes shorter.
+    let alone = graph.seeds(&mut stream(5, &["lengths"]), 20, 1);
+    assert_eq!(draw(&[20]), alone);
+    let lonely = KnowledgeGraph::build(&small_corpus()[..1]);
+    let mut draws = Draws::default();
+    let seeds = lonely.seeds_of_lengths(&mut stream(5, &["lonely"]), &[1, 0, 2], &mut draws);
+    assert_eq!(seeds.iter().map(Seed::hops).collect::<Vec<_>>(), [1; 3]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod metrics;
 mod night;
 mod objective;
 mod ops;
+mod proposer;
 mod remote;
 mod retrieval;
 mod runner;

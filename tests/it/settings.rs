@@ -4,6 +4,7 @@ use nightschool::config;
 use nightschool::config::Adapters;
 use nightschool::config::GroupKey;
 use nightschool::config::ObjectiveName;
+use nightschool::config::ProposerMethod;
 use serde_json::json;
 
 fn with(flag: &str) -> Result<config::Settings, config::ConfigError> {
@@ -40,11 +41,50 @@ fn values_outside_their_range_are_named() {
         ("inference.kv_mb=0", "`inference.kv_mb` is 0"),
         ("inference.queue=0", "`inference.queue` is 0"),
         ("inference.device=gpu", "`inference.device`: unknown variant `gpu`"),
+        ("propose.method=seeded", "`propose.method`: unknown variant `seeded`"),
+        ("propose.hops=0", "`propose.hops` is 0; it must be from 1 to 4"),
+        ("propose.hops=5", "`propose.hops` is 5"),
+        ("propose.hops=two", "`propose.hops`: expected a number of passages, or a list of weights"),
+        ("propose.hops=[]", "`propose.hops` is []; weights must be at most 4"),
+        ("propose.hops=[0, 0.0]", "`propose.hops` is [0.0, 0.0]"),
+        ("propose.hops=[1, -0.5]", "`propose.hops` is [1.0, -0.5]"),
+        ("propose.hops=[1, 1, 1, 1, 1]", "`propose.hops` is [1.0, 1.0"),
+        ("propose.hops=[nan]", "`propose.hops` is [NaN]"),
+        ("propose.turns=17", "`propose.turns` is 17; it must be from 0 to 16"),
+        ("propose.archive_examples=17", "`propose.archive_examples` is 17"),
     ] {
         let error = with(flag).unwrap_err().to_string();
         assert!(error.contains(reason), "{flag}: {error}");
     }
     assert_eq!(with("train.dropout=0.99").unwrap().train.dropout, 0.99);
+}
+
+#[test]
+fn hops_are_a_number_or_weights() {
+    let counts =
+        |hops: &str, n| with(&format!("propose.hops={hops}")).unwrap().propose.hops.counts(n);
+    assert_eq!(counts("1", 400), [400]);
+    assert_eq!(counts("3", 7), [0, 0, 7]);
+    assert_eq!(counts("[0.7, 0.2, 0.1]", 400), [280, 80, 40]);
+    assert_eq!(counts("[4, 3, 2, 1]", 9), [3, 3, 2, 1], "of 3.6, 2.7, 1.8 and 0.9");
+    assert_eq!(counts("[1, 0, 1]", 3), [2, 0, 1], "of equal remainders that of fewer passages");
+    assert_eq!(counts("[1, 1]", 0), [0, 0]);
+    let stored = serde_json::to_value(with("propose.hops=[0.5, 0.5]").unwrap()).unwrap();
+    assert_eq!(stored["propose"]["hops"], json!([0.5, 0.5]));
+    assert_eq!(config::stored(&stored).unwrap(), with("propose.hops=[0.5, 0.5]").unwrap());
+}
+
+#[test]
+fn a_proposer_that_writes_the_answer_too_does_not_search() {
+    let flags = ["propose.method=document_seeded", "propose.turns=3"].map(String::from);
+    let error = config::load(&[], &flags).unwrap_err().to_string();
+    assert!(error.contains("`propose.turns` is 3; with `propose.method` = \"document_seeded\""));
+    let propose = with("propose.method=document_seeded").unwrap().propose;
+    assert_eq!(propose.prompt(false), "propose_document");
+    assert_eq!(propose.prompt(true), "propose_document_bare");
+    let propose = with("propose.turns=3").unwrap().propose;
+    assert_eq!((propose.method, propose.turns), (ProposerMethod::AnswerSeeded, 3));
+    assert_eq!(propose.prompt(true), "propose_bare");
 }
 
 #[test]

@@ -1,9 +1,19 @@
 //! The proposer is trained on what became of its drafts.
 
+use std::collections::BTreeMap;
+use std::fs;
+
 use nightschool::archive::PlayedProposal;
+use nightschool::archive::StoredTask;
+use nightschool::archive::TaskFilter;
 use nightschool::archive::TrainPhase;
 use nightschool::archive::TrainStep;
 use nightschool::rollout::Owner;
+use nightschool::task::AnswerKind;
+use nightschool::task::Origin;
+use nightschool::task::Rejection;
+use nightschool::task::Split;
+use nightschool::task::Task;
 
 use super::School;
 
@@ -25,6 +35,13 @@ fn steps_of(school: &School) -> Vec<TrainStep> {
 
 fn proposals(school: &School) -> Vec<PlayedProposal> {
     school.archive().proposals(1, 0..=1).unwrap()
+}
+
+/// The tasks that the model wrote, by id.
+fn tasks(school: &School) -> BTreeMap<String, StoredTask> {
+    let filter = TaskFilter { origin: Some(Origin::Model), ..TaskFilter::default() };
+    let tasks = school.archive().tasks(&filter).unwrap();
+    tasks.into_iter().map(|stored| (stored.task.id.clone(), stored)).collect()
 }
 
 #[test]
@@ -112,4 +129,104 @@ fn a_night_killed_while_the_proposer_trains_goes_on_to_the_same_end() {
     school.finish();
     assert_eq!(school.digest(), digest, "the archive's content");
     assert_eq!(school.adapters(), adapters, "the adapters' bytes");
+}
+
+/// Prompts in which the answer is given where the settings leave it to the model, since that of the
+/// tests writes no words; the adapter's shows passages as its reader's does.
+fn give_the_answer(school: &School) {
+    let passage = "Title: {{ passage.title }}\n{{ passage.text }}\n";
+    let end = "===\nAnswer: 7\nQuestion:\n";
+    let examples = "{% for example in examples %}Example {{ example.question }}\n{% endfor -%}\n";
+    let base = format!("{examples}{{% for passage in passages -%}}\n{passage}{{% endfor -%}}\n");
+    let adapter =
+        format!("{{% for passage in passages | reverse -%}}\n{passage}\n{{% endfor -%}}\n");
+    for (name, text) in [("propose_document", base), ("propose_document_bare", adapter)] {
+        let file = school.home().join(format!("prompts/{name}.jinja"));
+        fs::write(file, format!("{text}{end}")).unwrap();
+    }
+}
+
+/// How the proposals of each round were drawn.
+fn samplings(school: &School) -> Vec<(i64, serde_json::Value)> {
+    let query = "SELECT DISTINCT p.round, s.settings_json FROM proposal p
+                 JOIN sampling s ON s.id = p.sampling_id ORDER BY p.round";
+    let answer = school.json(&["archive", "sql", query]);
+    let rows = answer["rows"].as_array().unwrap().iter();
+    rows.map(|row| {
+        let settings = row["settings_json"].as_str().unwrap();
+        (row["round"].as_i64().unwrap(), serde_json::from_str(settings).unwrap())
+    })
+    .collect()
+}
+
+#[test]
+fn the_model_writes_answers_too_sees_examples_and_goes_on_after_a_kill() {
+    let settings = [
+        &PLAY[..],
+        &[
+            "propose.method=document_seeded",
+            "propose.archive_examples=3",
+            "propose.temperature=1.2",
+            "propose.max_tokens=24",
+            "propose.with_adapter=false",
+            "solve.temperature=1.5",
+            "train_proposer.objective=likelihood",
+        ],
+    ]
+    .concat();
+    let school = School::asking();
+    give_the_answer(&school);
+    school.finish_with(&settings);
+    let proposals = proposals(&school);
+    assert_eq!(proposals.len(), 40);
+    let tasks = tasks(&school);
+    assert!(!tasks.is_empty());
+    for Task { answer, kind, evidence, .. } in tasks.values().map(|stored| &stored.task) {
+        assert_eq!((answer.as_str(), *kind, evidence.len()), ("7", AnswerKind::Number, 1));
+    }
+    assert!(!steps_of(&school).is_empty(), "question and answer are learnt together");
+    let [(0, first), (1, second)] = &samplings(&school)[..] else { panic!("two rounds") };
+    for sampling in [first, second] {
+        assert_eq!(
+            (&sampling["method"], &sampling["turns"]),
+            (&"document_seeded".into(), &0.into())
+        );
+        assert_eq!(sampling["prompt"], "propose_document");
+    }
+    assert_eq!(first["examples"], serde_json::json!([]), "nothing was played yet");
+    let shown = second["examples"].as_array().unwrap();
+    assert!((1..=3).contains(&shown.len()), "{second}");
+    for id in shown {
+        let stored = &tasks[id.as_str().unwrap()];
+        assert_eq!(stored.task.split, Split::Train);
+        assert!(0 < stored.solved && stored.solved < stored.attempts);
+    }
+    let (digest, adapters) = (school.digest(), school.adapters());
+    school.begin_again();
+    for line in [
+        "started: drafts by the model, and their gate, round 1",
+        "started: drafts by the model, and their gate, round 2",
+    ] {
+        super::kill_at(school.night_with(&settings), line);
+    }
+    school.finish();
+    assert_eq!(school.digest(), digest, "the archive's content");
+    assert_eq!(school.adapters(), adapters, "the adapters' bytes");
+}
+
+#[test]
+fn a_model_that_cannot_hold_the_conversation_makes_malformed_drafts() {
+    let school = School::asking();
+    let report = school.finish_with(&[&PLAY[..], &["propose.turns=2"]].concat());
+    assert_eq!(report["origin"]["model"]["drafts"], 40);
+    for one in &proposals(&school) {
+        assert_eq!(one.rejection, Some(Rejection::Malformed));
+        let owners: Vec<Owner> = one.steps.iter().map(|step| step.owner).collect();
+        assert_eq!(owners[..2], [Owner::Tool, Owner::Model]);
+        assert!(owners.chunks(2).all(|pair| pair[0] == Owner::Tool), "{owners:?}");
+    }
+    for (_, sampling) in samplings(&school) {
+        assert_eq!((&sampling["turns"], &sampling["passages"]), (&2.into(), &1.into()));
+    }
+    school.archive().check().unwrap();
 }
