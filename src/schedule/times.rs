@@ -179,7 +179,7 @@ impl Schedule {
             (None, minutes) => due.checked_add(i64::from(minutes?).minutes()).ok()?,
         };
         let mut quiet = self.quiet_between(&due, &end);
-        quiet.sort_by(|(one, _), (other, _)| one.timestamp().cmp(&other.timestamp()));
+        quiet.sort_by_key(|(from, _)| from.timestamp());
         let mut start = due.clone();
         for (from, to) in quiet {
             if from <= start {

@@ -319,3 +319,32 @@ fn a_faulty_schedule_changes_nothing() {
     daemon.signal(libc::SIGTERM);
     assert_eq!(daemon.exit(), Some(0));
 }
+
+/// Says nothing on machines without systemd's own tool.
+#[test]
+fn the_units_are_sound_and_shut_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let names = ["nightschool.service", "nightschool-backup.service", "nightschool-backup.timer"];
+    for name in names {
+        let unit = std::fs::read_to_string(units.join(name)).unwrap();
+        // It looks for the program, which is not installed here.
+        let unit = unit.replace("/usr/bin/nightschool", env!("CARGO_BIN_EXE_nightschool"));
+        std::fs::write(folder.path().join(name), unit).unwrap();
+    }
+    let analyze = |arguments: &[&str]| {
+        let mut command = Command::new("systemd-analyze");
+        let output = command.current_dir(folder.path()).args(arguments).output().ok()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Some((output.status.success(), said))
+    };
+    for name in names {
+        let place = format!("./{name}");
+        let verified = analyze(&["verify", "--man=no", &place]);
+        assert!(verified.is_none_or(|(fine, said)| fine && said.is_empty()), "{name}");
+        if name.ends_with(".service") {
+            let shut_in = analyze(&["security", "--offline=true", "--threshold=25", &place]);
+            assert!(shut_in.is_none_or(|(fine, _)| fine), "{name}");
+        }
+    }
+}
