@@ -23,7 +23,7 @@ use crate::phase::home::Home;
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
-  nightschool daemon                   # until it is told to stop; TERM stops a night at a safe point
+  nightschool daemon                   # TERM stops a night at a safe point, and then it
   nightschool daemon --check           # whether schedules and settings would be taken
   nightschool daemon --status")]
 pub(super) struct DaemonArgs {

@@ -1,5 +1,5 @@
-//! The worker: a child process of this program that holds the model and does a night's work. A crash of
-//! it, or of a GPU's driver under it, costs a unit of work and never the daemon.
+//! The worker: a child process of this program that holds the model and does a night's work. A
+//! crash of it, or of a GPU's driver under it, costs a unit of work and never the daemon.
 
 use std::path::Path;
 use std::process::ExitStatus;

@@ -37,8 +37,8 @@ impl HomeLock {
         Ok(lock)
     }
 
-    /// Takes the lock that the daemon of `home` holds as long as it runs. It gives no right to write
-    /// to the home.
+    /// Takes the lock that the daemon of `home` holds as long as it runs. It gives no right to
+    /// write to the home.
     ///
     /// # Errors
     /// [`DurableError::Busy`] when another daemon has it.

@@ -1,8 +1,8 @@
 //! Expressions as crontab has them: minute, hour, day of the month, month, weekday.
 //!
 //! The `cron` crate reads them with seconds in front, counts weekdays from 1 for Sunday and takes
-//! dates that never come; what it would misread is refused here, with what was probably meant. It is
-//! asked in local time without a zone: what clock changes do is decided in `times`.
+//! dates that never come; what it would misread is refused here, with what was probably meant. It
+//! is asked in local time without a zone: what clock changes do is decided in `times`.
 
 use std::str::FromStr;
 
@@ -76,9 +76,9 @@ impl TryFrom<String> for Expression {
         let times = format!("0 {minute} {hour} {day} {month} {weekdays} *");
         let times = cron::Schedule::from_str(&times).map_err(|_| {
             format!(
-                "\"{text}\" is no time: five fields are expected, minute (0-59), hour (0-23), day of \
-                 the month (1-31), month (1-12 or Jan-Dec) and weekday (Sun-Sat), each *, a value, a \
-                 range a-b, steps */n or a list of these"
+                "\"{text}\" is no time: five fields are expected, minute (0-59), hour (0-23), day \
+                 of the month (1-31), month (1-12 or Jan-Dec) and weekday (Sun-Sat), each *, a \
+                 value, a range a-b, steps */n or a list of these"
             )
         })?;
         let expression = Self { text, times };

@@ -26,7 +26,8 @@ pub(super) fn named(text: &str) -> Result<Weekday, String> {
     })
 }
 
-/// The days of a list of days and ranges, such as `Mon-Fri,Sun`; a range may go over the week's end.
+/// The days of a list of days and ranges, such as `Mon-Fri,Sun`; a range may go over the end of
+/// the week.
 pub(super) fn listed(text: &str) -> Result<Vec<Weekday>, String> {
     let mut days = Vec::new();
     for part in text.split(',') {
