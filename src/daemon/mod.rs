@@ -181,7 +181,10 @@ impl Daemon<'_> {
             News::Ended(how) => {
                 self.worker = None;
                 self.stop_by = None;
-                self.plan.ended(&how, self.context.clock.now());
+                // What was stopped because the daemon ends, the next daemon goes on with.
+                if !(self.leaving && how == Ended::Stopped) {
+                    self.plan.ended(&how, self.context.clock.now());
+                }
             }
             News::Asked((request, to)) => {
                 let answer = self.answer(request);

@@ -43,6 +43,10 @@ pub struct Memory {
     /// Whether nothing begins until a person says so.
     #[serde(default)]
     pub paused: bool,
+    /// The night that is under way or waits to be tried again: a daemon that comes back goes on
+    /// with it.
+    #[serde(default)]
+    pub current: Option<Attempt>,
     /// By the schedule's name.
     #[serde(default)]
     pub schedules: BTreeMap<String, Remembered>,
@@ -72,7 +76,7 @@ impl Memory {
 }
 
 /// A night that is to be, or is under way, or waits to be tried again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// The schedule that asked for it.
     pub schedule: String,
@@ -110,13 +114,17 @@ pub enum Order {
 pub struct Plan {
     schedules: BTreeMap<String, Schedule>,
     memory: Memory,
-    current: Option<Attempt>,
 }
 
 impl Plan {
-    /// A plan for these schedules. Of those that are new, only windows from `now` on count.
+    /// A plan for these schedules. Of those that are new, only windows from `now` on count. A night
+    /// that was under way when the memory was written is begun again at once.
     pub fn new(schedules: BTreeMap<String, Schedule>, memory: Memory, now: Timestamp) -> Self {
-        let mut plan = Self { schedules: BTreeMap::new(), memory, current: None };
+        let mut plan = Self { schedules: BTreeMap::new(), memory };
+        plan.memory.current.take_if(|attempt| !schedules.contains_key(&attempt.schedule));
+        if let Some(attempt) = &mut plan.memory.current {
+            attempt.again.get_or_insert(now);
+        }
         plan.replace(schedules, now);
         plan
     }
@@ -142,7 +150,7 @@ impl Plan {
 
     /// The night that is under way or waits to be tried again.
     pub fn current(&self) -> Option<&Attempt> {
-        self.current.as_ref()
+        self.memory.current.as_ref()
     }
 
     /// Lets nothing begin, or lets it again.
@@ -152,18 +160,18 @@ impl Plan {
 
     /// What is to be done at `now`, while a worker runs or not.
     pub fn order(&mut self, now: Timestamp, at_work: bool) -> Option<Order> {
-        let over = self.current.as_ref().is_some_and(|attempt| attempt.end <= now);
+        let over = self.memory.current.as_ref().is_some_and(|attempt| attempt.end <= now);
         if at_work {
             self.leave_out_what_overlaps(now);
             return over.then_some(Order::Stop);
         }
         if over {
-            self.current = None;
+            self.memory.current = None;
         }
         if self.memory.paused {
             return None;
         }
-        match &mut self.current {
+        match &mut self.memory.current {
             Some(attempt) => {
                 attempt.again.take_if(|again| *again <= now)?;
                 Some(Order::Begin(attempt.clone()))
@@ -192,7 +200,8 @@ impl Plan {
     /// Windows of other schedules that open while a night is under way wait as long as they are
     /// open; later ones of its own are left out.
     fn leave_out_what_overlaps(&mut self, now: Timestamp) {
-        let Some(name) = self.current.as_ref().map(|attempt| attempt.schedule.clone()) else {
+        let Some(name) = self.memory.current.as_ref().map(|attempt| attempt.schedule.clone())
+        else {
             return;
         };
         if let Some(Pending::Open(window)) = self.pending(&name, now) {
@@ -205,7 +214,7 @@ impl Plan {
     /// schedule, or something is under way.
     pub fn trigger(&mut self, name: &str, now: Timestamp) -> Option<Order> {
         let window = self.schedules.get(name)?.window_at(now)?;
-        if self.current.is_some() {
+        if self.memory.current.is_some() {
             return None;
         }
         if let Some(remembered) = self.memory.schedules.get_mut(name) {
@@ -216,7 +225,7 @@ impl Plan {
 
     /// Says how the worker ended; what is then to be done about its night is decided by this.
     pub fn ended(&mut self, how: &Ended, now: Timestamp) {
-        let Some(mut attempt) = self.current.take() else { return };
+        let Some(mut attempt) = self.memory.current.take() else { return };
         let what = match how {
             Ended::Done => "done".to_string(),
             Ended::Stopped => "stopped; it goes on the next time".to_string(),
@@ -228,7 +237,7 @@ impl Plan {
                 if attempt.failures < FAILURES && again < attempt.end {
                     attempt.again = Some(again);
                     let schedule = attempt.schedule.clone();
-                    self.current = Some(attempt);
+                    self.memory.current = Some(attempt);
                     let what = format!("failed, tried again at {again:.0}: {why}");
                     return self.tell(&schedule, now, what);
                 }
@@ -245,7 +254,7 @@ impl Plan {
 
     fn begin(&mut self, name: &str, end: Timestamp) -> Order {
         let attempt = Attempt { schedule: name.to_string(), end, failures: 0, again: None };
-        self.current = Some(attempt.clone());
+        self.memory.current = Some(attempt.clone());
         Order::Begin(attempt)
     }
 

@@ -35,6 +35,8 @@ impl Worker {
         // systemd anything in the daemon's name.
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").kill_on_drop(true);
+        #[cfg(target_os = "linux")]
+        stop_with_parent(&mut command);
         let child = command.spawn().context("cannot start the worker")?;
         Ok(Self { child, asked: false })
     }
@@ -65,6 +67,19 @@ impl Worker {
             Ok(status) => named(status, self.asked),
             Err(error) => Ended::Failed(format!("the worker cannot be waited for: {error}")),
         }
+    }
+}
+
+/// A worker without its daemon would hold the home against the next one: the system asks it to stop
+/// when the daemon is gone, however that ended.
+#[cfg(target_os = "linux")]
+fn stop_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec, prctl alone is called, which allocates nothing and locks nothing.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
     }
 }
 

@@ -21,6 +21,7 @@ use nightschool::daemon::plan::Ended;
 use nightschool::daemon::plan::Memory;
 use nightschool::daemon::plan::Order;
 use nightschool::daemon::plan::Plan;
+use nightschool::durable::HomeLock;
 use nightschool::phase::home::Home;
 use nightschool::schedule::Schedule;
 
@@ -283,6 +284,37 @@ fn a_daemon_has_a_worker_do_the_night() {
     daemon.wait_for("STOPPING=1");
     assert_eq!(daemon.exit(), Some(0));
     assert!(!daemon.home.socket().exists());
+}
+
+#[test]
+fn a_daemon_that_was_killed_goes_on_with_its_night() {
+    let school = School::counting();
+    std::fs::create_dir_all(school.home().join("schedules")).unwrap();
+    std::fs::write(school.home().join("nightschool.toml"), school.short_settings()).unwrap();
+    std::fs::write(school.home().join("schedules/leap.toml"), NEVER_DUE).unwrap();
+    let start =
+        |name: &str| Daemon::start(school.command(&["daemon"]), &school.home(), &school.path(name));
+    let first = start("first");
+    let Answer::Status(status) = first.ask(&trigger("leap")) else { panic!("refused") };
+    assert!(status.at_work.unwrap().worker.is_some());
+    first.until("under way", |_| {
+        ArchiveReader::open(&first.home.archive())
+            .and_then(|archive| archive.nights())
+            .is_ok_and(|nights| !nights.is_empty())
+    });
+    // However the daemon ends, its worker does, too, and another goes on.
+    let first_home = first.home.clone();
+    drop(first);
+    let end = Instant::now() + Duration::from_secs(60);
+    while HomeLock::acquire(first_home.dir()).is_err() {
+        assert!(Instant::now() < end, "the worker lives on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut second = start("second");
+    second.until("over", |status| status.at_work.is_none());
+    assert_eq!(second.last(), "done");
+    second.signal(libc::SIGTERM);
+    assert_eq!(second.exit(), Some(0));
 }
 
 #[test]
