@@ -74,7 +74,7 @@ impl Worker {
 /// when the daemon is gone, however that ended.
 #[cfg(target_os = "linux")]
 fn stop_with_parent(command: &mut Command) {
-    // SAFETY: between fork and exec, prctl alone is called, which allocates nothing and locks nothing.
+    // SAFETY: between fork and exec, prctl alone is called, which allocates and locks nothing.
     unsafe {
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
             0 => Ok(()),
