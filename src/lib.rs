@@ -6,7 +6,7 @@
 //! ```text
 //! corpus ─► retrieval ─► proposer ─► verifier ─► archive ─► curriculum ─► solver ─► reward
 //!                                                                                     │
-//!                                        cli ◄─ phase ◄─ evaluation ◄─ trainer ◄──────┘
+//!                               cli ◄─ phase ◄─ worker ◄─ evaluation ◄─ trainer ◄──┘
 //! ```
 //!
 //! A module imports only from modules above it in this list; `tests/tidy.rs` holds it to that.
@@ -52,6 +52,8 @@ pub mod reward;
 pub mod trainer;
 
 pub mod evaluation;
+
+pub mod worker;
 
 // The glue, and the edge to the world.
 pub mod phase;

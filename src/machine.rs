@@ -1,13 +1,33 @@
 //! What this machine can do and this process uses.
 
+use std::path::Path;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
 /// The largest resident memory of this process so far, in bytes, from Linux's account of it.
 pub fn peak_memory() -> Option<u64> {
+    of_status("VmHWM:")
+}
+
+/// The resident memory of this process now, in bytes, from Linux's account of it.
+pub fn resident_memory() -> Option<u64> {
+    of_status("VmRSS:")
+}
+
+/// How many processes of this process's control group the system has ended for want of memory.
+pub fn memory_kills() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let events = Path::new("/sys/fs/cgroup").join(group).join("memory.events");
+    let events = std::fs::read_to_string(events).ok()?;
+    events.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
+/// A figure of `/proc/self/status`, in bytes.
+fn of_status(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
 }

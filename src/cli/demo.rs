@@ -9,7 +9,6 @@ use clap::Args;
 use super::Global;
 use super::Json;
 use super::Output;
-use super::interrupt;
 use super::places;
 use crate::clock::SystemClock;
 use crate::config;
@@ -17,7 +16,6 @@ use crate::phase::home::Home;
 use crate::phase::night;
 use crate::phase::night::NightContext;
 use crate::phase::night::SuiteSource;
-use crate::phase::open_model::ModelContext;
 
 /// What of the corpus folder is read: documents about everything, and the paragraphs that the
 /// held-out questions are about.
@@ -59,7 +57,7 @@ pub(super) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<()> {
     let settings = places::settings(global, &home, &layers, &flags)?;
     let (sources, suite) = bundled(args.corpus.as_deref())?;
     let context = NightContext {
-        model: ModelContext { cache: places::cache()?, interrupt: interrupt::install()? },
+        model: places::model_context(global)?,
         sources,
         suite: Some(suite),
         clock: Arc::new(SystemClock),

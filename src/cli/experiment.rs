@@ -15,7 +15,6 @@ use super::Json;
 use super::Output;
 use super::demo;
 use super::errors::NoSuchObject;
-use super::interrupt;
 use super::listing::Listing;
 use super::listing::ListingArgs;
 use super::output;
@@ -30,7 +29,6 @@ use crate::phase::experiment::Bench;
 use crate::phase::experiment::Results;
 use crate::phase::night::NightContext;
 use crate::phase::night::SuiteSource;
-use crate::phase::open_model::ModelContext;
 
 #[derive(Debug, Subcommand)]
 #[command(before_help = "\
@@ -207,7 +205,7 @@ fn run_one(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
         }
     };
     let context = NightContext {
-        model: ModelContext { cache: places::cache()?, interrupt: interrupt::install()? },
+        model: places::model_context(global)?,
         sources,
         suite: Some(suite),
         clock: Arc::new(SystemClock),

@@ -29,6 +29,7 @@ mod status;
 mod suite;
 mod task;
 mod train;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -133,6 +134,9 @@ enum Command {
     Completions(completions::CompletionsArgs),
     /// Write manual pages
     Man(man::ManArgs),
+    /// Have the model for a night, which starts this itself
+    #[command(hide = true)]
+    Worker,
 }
 
 impl Command {
@@ -212,5 +216,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Doctor(args) => doctor::run(global, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
+        Command::Worker => worker::run(),
     }
 }

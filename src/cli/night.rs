@@ -9,7 +9,6 @@ use super::Global;
 use super::Json;
 use super::Output;
 use super::errors::UsageError;
-use super::interrupt;
 use super::places;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
@@ -18,7 +17,6 @@ use crate::phase::home::Home;
 use crate::phase::ingest;
 use crate::phase::night;
 use crate::phase::night::NightContext;
-use crate::phase::open_model::ModelContext;
 use crate::schedule::Schedule;
 
 #[derive(Debug, Args)]
@@ -60,7 +58,7 @@ pub(super) fn run(global: &Global, args: &NightArgs) -> anyhow::Result<()> {
     let settings = places::settings_over(global, &home, &[], &over, &flags)?;
     require_corpus(&home)?;
     let context = NightContext {
-        model: ModelContext { cache: places::cache()?, interrupt: interrupt::install()? },
+        model: places::model_context(global)?,
         sources: Vec::new(),
         suite: None,
         clock: Arc::new(SystemClock),

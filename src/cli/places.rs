@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use super::Global;
 use super::errors::UsageError;
+use super::interrupt;
+use super::worker;
 use crate::archive::Archive;
 use crate::archive::ArchiveReader;
 use crate::clock::SystemClock;
@@ -14,6 +16,7 @@ use crate::config::Settings;
 use crate::durable;
 use crate::durable::HomeLock;
 use crate::phase::home::Home;
+use crate::phase::open_model::ModelContext;
 
 /// A variable of the environment that is set and not empty.
 fn variable(name: &str) -> Option<PathBuf> {
@@ -39,6 +42,12 @@ pub(super) fn cache() -> Result<PathBuf, UsageError> {
         Some(cache) => Ok(cache),
         None => under_xdg("XDG_CACHE_HOME", ".cache", "NIGHTSCHOOL_CACHE=DIR"),
     }
+}
+
+/// How a command that may take hours opens its model, and is stopped.
+pub(super) fn model_context(global: &Global) -> anyhow::Result<ModelContext> {
+    let worker = Some(worker::command_line(global)?);
+    Ok(ModelContext { cache: cache()?, interrupt: interrupt::install()?, worker })
 }
 
 fn under_xdg(name: &str, below_home: &str, instead: &str) -> Result<PathBuf, UsageError> {

@@ -19,6 +19,7 @@ mod train;
 mod train_proposer;
 mod tripwires;
 mod verify;
+mod worker;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ pub use self::train_proposer::ProposerObjective;
 pub use self::train_proposer::TrainProposer;
 pub use self::tripwires::Tripwires;
 pub use self::verify::Verify;
+pub use self::worker::Worker;
 
 /// The defaults, commented; what `nightschool init` writes.
 pub const DEFAULTS: &str = include_str!("../../schedules/nightly.toml");
@@ -105,6 +107,8 @@ pub struct Settings {
     pub seed: u64,
     /// How text is generated.
     pub inference: Inference,
+    /// How the process that has the model is watched.
+    pub worker: Worker,
     /// How passages are found.
     pub retrieval: Retrieval,
     /// Which documents are kept for evaluation.

@@ -24,6 +24,7 @@ use crate::inference::GenerateError;
 use crate::inference::Generator;
 use crate::inference::Remote;
 use crate::inference::remote;
+use crate::inference::remote::ServedModel;
 use crate::model::Model;
 use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
@@ -167,7 +168,7 @@ fn engine(
     model: &Arc<Model>,
 ) -> anyhow::Result<(Option<Engine>, Box<dyn Generator>)> {
     let interrupt = args.interrupt.clone();
-    if let Some(pool) = remote::connect(&args.remote, model)? {
+    if let Some(pool) = remote::connect(&args.remote, || ServedModel::of(model))? {
         let label = |dir: &Path| dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let served = |dir: &PathBuf| remote::adapter(&args.remote, dir, &label(dir));
         let adapter = args.adapter.as_ref().map(served).transpose()?;

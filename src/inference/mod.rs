@@ -28,10 +28,13 @@ pub use stop::StopMatcher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::rollout::StopReason;
 
 /// A prompt and how to continue it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// Prompt tokens; at least one.
     pub prompt: Vec<u32>,
@@ -40,6 +43,7 @@ pub struct Request {
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// Tokens that may be chosen; all where there is none.
+    #[serde(with = "sampler::shared_mask")]
     pub mask: Option<Arc<LogitMask>>,
     /// Longest continuation, in tokens.
     pub max_tokens: usize,
@@ -71,7 +75,7 @@ impl Request {
 }
 
 /// What the policy, untempered, thinks of a token and of the position it stands at.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TokenScore {
     /// Log-probability of the token in nats: its logit − `log_normaliser`.
     pub logprob: f32,
@@ -90,7 +94,7 @@ impl TokenScore {
 }
 
 /// One continuation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// The sampled tokens, the one that ended it included.
     pub tokens: Vec<u32>,
@@ -116,7 +120,7 @@ impl Generation {
 }
 
 /// A given text to be scored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Continuation {
     /// Tokens before it; at least one.
     pub prompt: Vec<u32>,
@@ -125,7 +129,7 @@ pub struct Continuation {
 }
 
 /// Why nothing was generated.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum GenerateError {
     /// A prompt and its continuation do not fit the model's context.
     #[error("a prompt of {prompt} tokens and {max_tokens} new ones exceed the model's {limit}")]
@@ -182,6 +186,7 @@ pub enum GenerateError {
     Adapter(String),
     /// Remote servers failed.
     #[error(transparent)]
+    #[serde(skip)]
     Remote(RemoteError),
     /// What was asked for is beyond this engine.
     #[error("{0}")]

@@ -123,7 +123,7 @@ pub enum AdapterError {
 }
 
 /// Linear maps that an adapter has terms for, in every layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetSet([bool; Target::COUNT]);
 
 impl TargetSet {
@@ -147,7 +147,7 @@ impl TargetSet {
 }
 
 /// Size and strength of an adapter.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LoraShape {
     /// Rank r of the low-rank term.
     pub rank: usize,

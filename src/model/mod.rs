@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use self::chat::ChatError;
 use self::chat::ChatTemplate;
 use self::config::ConfigError;
+use self::config::DecoderConfig;
 use self::decoder::Decoder;
 use self::fetch::FetchError;
 use self::fetch::Layout;
@@ -99,6 +100,33 @@ pub enum ModelError {
     /// The tensor library failed.
     #[error("loading weights failed: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+/// What is known of a model without its weights.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// What people call it.
+    pub name: String,
+    /// Its decoder's dimensions.
+    pub config: DecoderConfig,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+}
+
+impl Outline {
+    /// Reads it from a model's files; no weight is read.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged, or of an unsupported architecture.
+    pub fn read(files: &ModelFiles) -> Result<Self, ModelError> {
+        let name = files.name.clone();
+        let tokenizer = Model::load_tokenizer(files)?;
+        let config = match &files.layout {
+            Layout::Gguf { path } => weights::Gguf::open(path)?.config()?,
+            Layout::Folder { dir } => weights::folder_config(dir)?,
+        };
+        Ok(Self { name, config, tokenizer })
+    }
 }
 
 /// A frozen base model, ready to read and write text.

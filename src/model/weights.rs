@@ -15,6 +15,7 @@ use super::decoder::Stored;
 use super::lora::Target;
 use super::stored::StoredMatrix;
 
+pub(super) use self::folder::folder_config;
 pub(super) use self::folder::folder_decoder;
 pub(super) use self::gguf::Gguf;
 

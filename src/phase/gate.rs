@@ -59,7 +59,7 @@ impl OpenModel<'_> {
             passage_ids,
             retriever,
             prompts: &self.prompts,
-            tokenizer: &self.model.tokenizer,
+            tokenizer: &self.outline.tokenizer,
             seed,
         }
     }

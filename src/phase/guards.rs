@@ -18,10 +18,8 @@ use crate::config::Role;
 use crate::evaluation::Gains;
 use crate::evaluation::general_text;
 use crate::model::lora::Adapter;
-use crate::trainer::Trainer;
 use crate::trainer::batch::Branch;
 use crate::trainer::batch::Example;
-use crate::trainer::optimizer::AdamW;
 
 /// Tokens of a paragraph of general text that are read at most.
 const PARAGRAPH: usize = 64;
@@ -174,7 +172,7 @@ impl Night<'_> {
         let mut examples: Vec<Example> = paragraphs
             .iter()
             .filter_map(|paragraph| {
-                let tokens = self.model.tokenizer.encode(&paragraph.text);
+                let tokens = self.outline.tokenizer.encode(&paragraph.text);
                 let (first, rest) = tokens.get(..PARAGRAPH).unwrap_or(&tokens).split_first()?;
                 let branch = Branch {
                     tokens: rest.to_vec(),
@@ -186,10 +184,8 @@ impl Night<'_> {
                 Some(Example { prompt: vec![*first], branches: vec![branch] })
             })
             .collect();
-        let optimizer = AdamW::new(self.optimizer_settings());
-        let adapter = adapter.frozen()?;
-        let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, self.limits());
-        trainer.score_before_update(&mut examples)?;
+        let mut all: Vec<&mut Example> = examples.iter_mut().collect();
+        self.host.score_before_update(adapter, self.limits(), &mut all)?;
         let logprobs = examples.iter().flat_map(|example| &example.branches);
         let logprobs: Vec<f64> =
             logprobs.flat_map(|branch| &branch.old_logprobs).map(|one| f64::from(*one)).collect();

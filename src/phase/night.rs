@@ -30,8 +30,6 @@ use crate::config;
 use crate::config::Settings;
 use crate::durable;
 use crate::durable::HomeLock;
-use crate::inference::remote::Pool;
-use crate::model::Model;
 use crate::retrieval::LexicalIndex;
 use crate::rng;
 use crate::task::Passage;
@@ -104,8 +102,8 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
             let stored = config::stored(&night.settings).with_context(|| {
                 format!("night {} cannot be continued by this program", night.number)
             })?;
-            // Where servers are is no part of what the night does: they may have moved.
-            Settings { remote: settings.remote.clone(), ..stored }
+            // Where the model is is no part of what the night does: it may have moved.
+            Settings { remote: settings.remote.clone(), worker: settings.worker, ..stored }
         }
         None => settings.clone(),
     };
@@ -120,15 +118,16 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     }
     // Before the night begins: one that cannot load its model, or finds no servers, must not stay
     // unfinished.
-    let (model, base) = open_model::load(&archive, &settings, &context.model)?;
-    let remote = remote::connect(&settings, &model)?;
+    let (found, base) = open_model::find(&archive, &settings, &context.model)?;
+    let remote = remote::connect(&settings, &found.outline)?;
+    let open = OpenModel::new(home, &archive, settings, found, remote, &context.model)?;
+    let settings = &open.settings;
     let number = match unfinished {
         Some(night) => night.number,
-        None => archive.begin_night(settings.seed, &serde_json::to_value(&settings)?)?.number,
+        None => archive.begin_night(settings.seed, &serde_json::to_value(settings)?)?.number,
     };
     tidy_up(|| retention::remove_marked(home, &archive));
-    let model = (model, &base, remote);
-    let night = Night::open(home, &archive, number, settings, model, context)?;
+    let night = Night::open(open, number, &base)?;
     let report = night.phases(suite.as_ref(), sealed.as_ref(), start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
     write_page(home, &archive, number);
@@ -175,29 +174,24 @@ fn fill_corpus(
 }
 
 impl<'a> Night<'a> {
-    fn open(
-        home: &'a Home,
-        archive: &'a Archive,
-        number: u32,
-        settings: Settings,
-        (model, base, remote): (Model, &ModelVersion, Option<Arc<Pool>>),
-        context: &NightContext,
-    ) -> anyhow::Result<Self> {
-        let mut described = serde_json::to_value(&settings)?;
-        // Training does not depend on where its rollouts were made.
-        described.as_object_mut().map(|settings| settings.remove("remote"));
+    fn open(open: OpenModel<'a>, number: u32, base: &ModelVersion) -> anyhow::Result<Self> {
+        let mut described = serde_json::to_value(&open.settings)?;
+        // Training does not depend on where its rollouts were made, nor on where it is done.
+        for place in ["remote", "worker"] {
+            described.as_object_mut().map(|settings| settings.remove(place));
+        }
         let circumstances = Circumstances {
             settings: described,
-            base: model.name.clone(),
+            base: open.outline.name.clone(),
             base_hash: base.content_hash.clone(),
-            seed: night_seed(&settings, number),
+            seed: night_seed(&open.settings, number),
         };
+        let (home, archive) = (open.home, open.archive);
         let passages: HashMap<String, Passage> =
             archive.passages()?.into_iter().map(|p| (p.id.clone(), p)).collect();
         let mut passage_ids: Vec<String> = passages.keys().cloned().collect();
         passage_ids.sort_unstable();
         let splits = archive.documents()?.into_iter().map(|d| (d.id, d.split)).collect();
-        let open = OpenModel::new(home, archive, settings, model, remote, &context.model)?;
         Ok(Self {
             open,
             index: ingest::open_index(home, archive)?,

@@ -1,6 +1,7 @@
 //! A home's model, open: it generates as any version of the home, by the engine of this process or
 //! by the servers of the settings.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,16 +18,20 @@ use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
 use crate::config::Role;
 use crate::config::Settings;
-use crate::inference::Engine;
 use crate::inference::GenerateError;
 use crate::inference::Generator;
 use crate::inference::remote::Pool;
 use crate::model::Model;
+use crate::model::Outline;
 use crate::model::fetch;
+use crate::model::fetch::ModelFiles;
 use crate::model::fetch::ModelSpec;
 use crate::model::tokenizer::Tokenizer;
 use crate::protocol::Prompts;
 use crate::protocol::Reader;
+use crate::worker;
+use crate::worker::HostOptions;
+use crate::worker::ModelHost;
 
 /// What opening a model needs from outside its home.
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub struct ModelContext {
     pub cache: PathBuf,
     /// Set to stop at the next opportunity.
     pub interrupt: Arc<AtomicBool>,
+    /// The command line that starts a worker; none to have the model in this process.
+    pub worker: Option<Vec<OsString>>,
 }
 
 /// The open model of a home.
@@ -42,24 +49,31 @@ pub struct OpenModel<'a> {
     pub(super) home: &'a Home,
     pub(super) settings: Settings,
     pub(super) archive: &'a Archive,
-    pub(super) model: Arc<Model>,
-    /// Generation for everything that is done; it has one thread. None where servers generate.
-    pub(super) engine: Option<Engine>,
+    /// The model, without its weights.
+    pub(super) outline: Outline,
+    /// What has its weights: it trains, and generates unless servers do.
+    pub(super) host: Box<dyn ModelHost>,
     /// Servers that generate in the place of this process.
     pub(super) remote: Option<Arc<Pool>>,
     pub(super) prompts: Prompts,
     pub(super) interrupt: Arc<AtomicBool>,
 }
 
-/// Loads the base model, fetching it if need be, and sees to it that the archive knows it.
-pub(super) fn load(
+/// A model on the disk, and what is known of it.
+pub(super) struct Found {
+    pub(super) files: ModelFiles,
+    pub(super) outline: Outline,
+}
+
+/// Finds the base model, fetching it if need be, and sees to it that the archive knows it.
+pub(super) fn find(
     archive: &Archive,
     settings: &Settings,
     context: &ModelContext,
-) -> anyhow::Result<(Model, ModelVersion)> {
+) -> anyhow::Result<(Found, ModelVersion)> {
     let spec: ModelSpec = settings.model.parse()?;
     let files = fetch::resolve(&spec, &context.cache)?;
-    let model = Model::load(&files)?;
+    let outline = Outline::read(&files)?;
     let base = ModelVersion {
         id: format!("base-{}", &files.sha256[..8]),
         parent: None,
@@ -78,7 +92,7 @@ pub(super) fn load(
         Some(live) => check_base(archive, &live, &base)?,
     }
     policy::check_form(archive, settings)?;
-    Ok((model, base))
+    Ok((Found { files, outline }, base))
 }
 
 /// The tokenizer of the model that a home's rollouts were written with.
@@ -101,23 +115,26 @@ pub fn tokenizer(
 }
 
 impl<'a> OpenModel<'a> {
-    /// Opens a loaded model; `remote` are the servers that generate, if any.
+    /// Opens a model that was found; `remote` are the servers that generate, if any.
     pub(super) fn new(
         home: &'a Home,
         archive: &'a Archive,
         settings: Settings,
-        model: Model,
+        found: Found,
         remote: Option<Arc<Pool>>,
         context: &ModelContext,
     ) -> anyhow::Result<Self> {
-        let model = Arc::new(model);
         let interrupt = context.interrupt.clone();
-        let engine = match remote {
-            Some(_) => None,
-            None => Some(Engine::open(model.clone(), &settings.inference, interrupt.clone())?),
-        };
+        let host = worker::open(HostOptions {
+            files: found.files,
+            inference: remote.is_none().then_some(settings.inference),
+            watch: settings.worker,
+            command: context.worker.clone(),
+            interrupt: interrupt.clone(),
+        })?;
         let prompts = Prompts::with_folder(&home.prompts())?;
-        Ok(Self { home, settings, archive, model, engine, remote, prompts, interrupt })
+        let outline = found.outline;
+        Ok(Self { home, settings, archive, outline, host, remote, prompts, interrupt })
     }
 
     /// The base model, which also answers from memory in the closed-book check.
@@ -134,7 +151,7 @@ impl<'a> OpenModel<'a> {
 
     /// A reader with one of the prompts.
     pub(super) fn reader<'r>(&'r self, prompt: &'r str, max_tokens: usize) -> Reader<'r> {
-        let (prompts, tokenizer) = (&self.prompts, &self.model.tokenizer);
+        let (prompts, tokenizer) = (&self.prompts, &self.outline.tokenizer);
         Reader { prompts, prompt, tokenizer, max_tokens }
     }
 
@@ -148,10 +165,15 @@ impl<'a> OpenModel<'a> {
 
     /// Fails when the user asked to stop; called between pieces of work.
     pub(super) fn check_interrupt(&self) -> anyhow::Result<()> {
-        if self.interrupt.load(Ordering::Relaxed) {
-            return Err(GenerateError::Interrupted.into());
+        match self.is_interrupted() {
+            true => Err(GenerateError::Interrupted.into()),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether the user asked to stop.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
     }
 
     pub(super) fn base_id(&self) -> anyhow::Result<String> {

@@ -34,14 +34,12 @@ use crate::rollout::Score;
 use crate::solver::Instance;
 use crate::solver::Solver;
 use crate::task::Task;
-use crate::trainer::Trainer;
 use crate::trainer::batch::Example;
 use crate::trainer::objective::Correction;
 use crate::trainer::objective::Objective;
 use crate::trainer::objective::PolicyGradient;
 use crate::trainer::objective::Preference;
 use crate::trainer::objective::advantage::Baselines;
-use crate::trainer::optimizer::AdamW;
 use crate::trainer::optimizer::RateSchedule;
 
 /// Tasks whose rollouts are one unit of work.
@@ -118,7 +116,7 @@ impl Night<'_> {
         let turns = match self.settings.solve.protocol {
             ProtocolName::ScriptedSearch => Turns::default(),
             ProtocolName::Blocks => {
-                let (malformed, repeated) = blocks::faults(&rollout.steps, &self.model.tokenizer);
+                let (malformed, repeated) = blocks::faults(&rollout.steps, &self.outline.tokenizer);
                 Turns { malformed, repeated }
             }
         };
@@ -261,11 +259,9 @@ impl Night<'_> {
         }
         let sampled_from = self.load_adapters(&policy.version)?;
         let sampled_from = sampled_from.as_ref().unwrap_or(&policy.adapters);
-        // Frozen: nothing is learnt here, so nothing is kept for a gradient.
-        let adapter = sampled_from.of(role).frozen()?;
-        let optimizer = AdamW::new(self.optimizer_settings());
-        let trainer = Trainer::new(&self.model.decoder, &adapter, optimizer, self.limits());
-        Ok(trainer.score_before_update(examples)?)
+        let mut examples: Vec<&mut Example> = examples.into_iter().collect();
+        let limits = self.limits();
+        Ok(self.host.score_before_update(sampled_from.of(role), limits, &mut examples)?)
     }
 
     fn solver_course<'a>(

@@ -56,7 +56,7 @@ impl OpenModel<'_> {
         let dir = self.home.dir().join(&version.path);
         durable::open_sealed(&dir)?;
         let form = self.settings.train.adapters;
-        Ok(Some(AdapterSet::load(&dir, form, self.model.decoder.config())?))
+        Ok(Some(AdapterSet::load(&dir, form, &self.outline.config)?))
     }
 }
 
@@ -80,7 +80,7 @@ impl Night<'_> {
             Adapters::Shared => rng::stream(self.seed(), &["adapter"]),
             Adapters::PerRole => rng::stream(self.seed(), &["adapter", role.as_str()]),
         };
-        Ok(Adapter::fresh(self.model.decoder.config(), shape, &mut rng)?)
+        Ok(Adapter::fresh(&self.outline.config, shape, &mut rng)?)
     }
 
     /// The policy as it was stored under this name tonight, if it was.
@@ -98,7 +98,7 @@ impl Night<'_> {
     ) -> anyhow::Result<()> {
         let id = self.version_id(stage);
         let content_hash =
-            policy.adapters.save(&self.home.adapters().join(&id), &self.model.name)?;
+            policy.adapters.save(&self.home.adapters().join(&id), &self.outline.name)?;
         let version = ModelVersion {
             parent: Some(policy.version.id.clone()),
             kind: ModelKind::Adapter,

@@ -106,7 +106,7 @@ impl Night<'_> {
             .then(|| Miner::new(self.passages.values()));
         let author = Author {
             generator: if with_adapter { &writer } else { &base },
-            tokenizer: &self.model.tokenizer,
+            tokenizer: &self.outline.tokenizer,
             passages: &self.passages,
             examples: &examples,
             sampling: Sampling::at(settings.temperature),

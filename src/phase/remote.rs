@@ -1,4 +1,4 @@
-//! Which engine generates in a night: the one in this process, or the servers of the settings.
+//! What generates in a night: the model's host, or the servers of the settings.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -10,7 +10,6 @@ use super::open_model::OpenModel;
 use crate::archive::ModelKind;
 use crate::config::Role;
 use crate::config::Settings;
-use crate::inference;
 use crate::inference::Continuation;
 use crate::inference::GenerateError;
 use crate::inference::Generation;
@@ -21,14 +20,17 @@ use crate::inference::Sampling;
 use crate::inference::TokenScore;
 use crate::inference::remote;
 use crate::inference::remote::Pool;
-use crate::model::Model;
+use crate::inference::remote::ServedModel;
+use crate::model::Outline;
 use crate::model::adapter_set;
 use crate::model::lora::Adapter;
 
 /// The servers of the settings, if there are any. Fails now, not after hours of warm start, when
 /// none of them could write what the night wants to train on.
-pub(super) fn connect(settings: &Settings, model: &Model) -> anyhow::Result<Option<Arc<Pool>>> {
-    let Some(pool) = remote::connect(&settings.remote, model)? else { return Ok(None) };
+pub(super) fn connect(settings: &Settings, model: &Outline) -> anyhow::Result<Option<Arc<Pool>>> {
+    let Some(pool) = remote::connect(&settings.remote, || ServedModel::of_outline(model))? else {
+        return Ok(None);
+    };
     let (solve, balance) = (&settings.solve, &settings.balance);
     let mut temperatures = vec![solve.temperature];
     if balance.enabled {
@@ -78,7 +80,7 @@ impl OpenModel<'_> {
     ) -> anyhow::Result<Box<dyn Generator + '_>> {
         Ok(match self.on_servers(version, role)? {
             Some(remote) => self.counted(remote),
-            None => self.counted(self.local(adapter, version)?),
+            None => self.counted(self.host.policy(version, adapter)?),
         })
     }
 
@@ -91,18 +93,12 @@ impl OpenModel<'_> {
     ) -> anyhow::Result<Box<dyn Generator + '_>> {
         Ok(match self.on_servers(version, role)? {
             Some(remote) => self.counted(remote.for_training()),
-            None => self.counted(self.local(adapter, version)?),
+            None => self.counted(self.host.policy(version, adapter)?),
         })
     }
 
     fn counted<'g>(&self, inner: impl Generator + 'g) -> Box<dyn Generator + 'g> {
         Box::new(Counted { inner, generated: self.archive.generated() })
-    }
-
-    /// The engine of this process for a version.
-    fn local(&self, adapter: Option<&Adapter>, version: &str) -> anyhow::Result<inference::Policy> {
-        let engine = self.engine.as_ref().context("this process has no engine")?;
-        Ok(engine.policy(version, adapter)?)
     }
 
     /// The servers' engine for a stored version, if there are servers. They read the adapter from

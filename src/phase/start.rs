@@ -116,7 +116,7 @@ impl Night<'_> {
         let diverges = rng.random::<f64>() < self.settings.curriculum.diverge_probability;
         let (kind, steps) = match self.settings.solve.protocol {
             ProtocolName::Blocks => {
-                let cuts = blocks::cuts(&self.model.tokenizer, &stored.rollout.steps);
+                let cuts = blocks::cuts(&self.outline.tokenizer, &stored.rollout.steps);
                 (StartKind::Continue, cuts.choose(rng).map(|steps| *steps as u32))
             }
             ProtocolName::ScriptedSearch if diverges => (StartKind::Diverge, None),
@@ -135,7 +135,9 @@ impl Night<'_> {
             ProtocolName::ScriptedSearch => {
                 rollout.answer.is_some() && !rollout.stop.is_cut() && !rollout.retrieved.is_empty()
             }
-            ProtocolName::Blocks => !blocks::cuts(&self.model.tokenizer, &rollout.steps).is_empty(),
+            ProtocolName::Blocks => {
+                !blocks::cuts(&self.outline.tokenizer, &rollout.steps).is_empty()
+            }
         };
         there && fit
     }
@@ -152,7 +154,7 @@ impl Night<'_> {
         let Some(passages) = passages.collect::<Option<Vec<Passage>>>() else { return Ok(None) };
         if let Some(kept) = start.steps {
             let kept = kept as usize;
-            let (tokenizer, queries) = (&self.model.tokenizer, rollout.queries);
+            let (tokenizer, queries) = (&self.outline.tokenizer, rollout.queries);
             rollout.queries = blocks::queries_until(tokenizer, &rollout.steps, kept, queries);
             rollout.steps.truncate(kept);
         }

@@ -19,7 +19,6 @@ use crate::config::Role;
 use crate::progress::Progress;
 use crate::trainer::Limits;
 use crate::trainer::StepMetrics;
-use crate::trainer::Trainer;
 use crate::trainer::batch::Example;
 use crate::trainer::checkpoint;
 use crate::trainer::checkpoint::Cursor;
@@ -28,6 +27,7 @@ use crate::trainer::optimizer::AdamW;
 use crate::trainer::optimizer::AdamWSettings;
 use crate::trainer::tripwire::Stop;
 use crate::trainer::tripwire::Watch;
+use crate::worker::Step;
 
 /// An optimiser step to take.
 pub(super) struct PlannedStep {
@@ -72,8 +72,8 @@ impl<'a> Course<'a> {
 
     /// Metrics of a step as JSON, without those that were not taken. What is not finite is null:
     /// JSON has no other way to say it.
-    fn recorded(&self, step: &PlannedStep, metrics: &StepMetrics) -> anyhow::Result<Value> {
-        let mut value = serde_json::to_value(metrics)?;
+    fn recorded(&self, step: &PlannedStep, metrics: &StepMetrics) -> Value {
+        let mut value = json!(metrics);
         if !metrics.loss.is_finite() || !metrics.grad_norm.is_finite() {
             value["skipped"] = json!(true);
         }
@@ -88,7 +88,32 @@ impl<'a> Course<'a> {
             }
             members.extend(about);
         }
-        Ok(value)
+        value
+    }
+
+    /// A step as it is taken.
+    fn step<'s>(&self, step: &'s PlannedStep) -> Step<'s> {
+        let (examples, rate) = (&*step.examples, step.rate);
+        Step { examples, objective: *self.objective(step).0, rate }
+    }
+
+    /// A step as it is recorded.
+    fn row(
+        &self,
+        step: &PlannedStep,
+        metrics: &StepMetrics,
+        adapter: AdapterSlot,
+        version: &str,
+    ) -> TrainStep {
+        TrainStep {
+            phase: step.phase,
+            adapter,
+            step: step.number as u32,
+            objective: self.objective(step).1,
+            model_version: version.to_string(),
+            metrics: self.recorded(step, metrics),
+            items: step.items.clone(),
+        }
     }
 }
 
@@ -141,7 +166,7 @@ impl Night<'_> {
         stretches: &[&[PlannedStep]],
     ) -> anyhow::Result<(usize, AdamW)> {
         let settings = self.optimizer_settings();
-        let config = self.model.decoder.config();
+        let config = &self.outline.config;
         for (index, steps) in stretches.iter().enumerate().rev() {
             let Some(cursor) = self.cursor(course, steps) else { continue };
             if !self.done(cursor.phase.as_str(), &cursor.stretch)? {
@@ -174,35 +199,26 @@ impl Night<'_> {
         // Done, and its checkpoint lost: the archive and the watch have seen its steps.
         let again = self.done(cursor.phase.as_str(), &cursor.stretch)?;
         let adapter = policy.adapter(course.role);
-        let mut trainer = Trainer::new(&self.model.decoder, adapter, optimizer, self.limits());
-        let mut rows = Vec::with_capacity(steps.len());
-        for step in steps {
-            self.check_interrupt()?;
-            let (objective, named) = course.objective(step);
-            let metrics = trainer.step(&step.examples, objective, step.rate)?;
+        let (mut rows, mut taken) = (Vec::with_capacity(steps.len()), 0);
+        let mut seen = |index: usize, metrics: StepMetrics| {
             progress.note(&format!("loss {:.3}, KL {:.3}", metrics.loss, metrics.kl));
             progress.advance(1);
-            if again {
-                continue;
+            taken = index + 1;
+            if !again {
+                let row = course.row(&steps[index], &metrics, cursor.adapter, &policy.version.id);
+                watch.see(&row);
+                metrics::count_step(&row);
+                self.write_metrics(watch.stop());
+                rows.push(row);
             }
-            let row = TrainStep {
-                phase: step.phase,
-                adapter: cursor.adapter,
-                step: step.number as u32,
-                objective: named,
-                model_version: policy.version.id.clone(),
-                metrics: course.recorded(step, &metrics)?,
-                items: step.items.clone(),
-            };
-            watch.see(&row);
-            metrics::count_step(&row);
-            self.write_metrics(watch.stop());
-            rows.push(row);
-            if watch.stop().is_some() {
-                break;
-            }
+            watch.stop().is_none() && !self.is_interrupted()
+        };
+        self.check_interrupt()?;
+        let planned: Vec<Step<'_>> = steps.iter().map(|step| course.step(step)).collect();
+        let optimizer = self.host.train(adapter, optimizer, self.limits(), &planned, &mut seen)?;
+        if taken < steps.len() && watch.stop().is_none() {
+            self.check_interrupt()?;
         }
-        let optimizer = trainer.into_optimizer();
         let dir = self.checkpoint_dir(&cursor);
         checkpoint::save(&dir, adapter, &optimizer, &cursor, &self.circumstances)?;
         let unit = self.unit(cursor.phase.as_str(), &cursor.stretch);
@@ -232,7 +248,7 @@ impl Night<'_> {
         }
     }
 
-    pub(super) fn optimizer_settings(&self) -> AdamWSettings {
+    fn optimizer_settings(&self) -> AdamWSettings {
         let train = &self.settings.train;
         let (clip_norm, weight_decay) = (train.clip_norm, train.weight_decay);
         AdamWSettings { clip_norm, weight_decay, ..AdamWSettings::default() }

@@ -209,7 +209,7 @@ impl Night<'_> {
         answer: &str,
     ) -> anyhow::Result<(Vec<u32>, Branch)> {
         let settings = &self.settings.propose;
-        let (name, tokenizer) = (settings.prompt(true), &self.model.tokenizer);
+        let (name, tokenizer) = (settings.prompt(true), &self.outline.tokenizer);
         let given = match settings.method {
             ProposerMethod::AnswerSeeded => answer,
             ProposerMethod::DocumentSeeded => "",

@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::model::packed::Packed;
 use crate::model::packed::Past;
 use crate::rollout::Owner;
 use crate::rollout::Step;
 
 /// One continuation of a shared prompt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Branch {
     /// Its tokens, model's and others'.
     pub tokens: Vec<u32>,
@@ -25,7 +28,7 @@ pub struct Branch {
 }
 
 /// A prompt and its continuations.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// Prompt tokens, never trained on; at least one.
     pub prompt: Vec<u32>,

@@ -81,7 +81,7 @@ pub struct Trainer<'a> {
 }
 
 /// What bounds a trainer's memory, and where its random draws come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Packed tokens of one forward and backward pass at most, unless one example alone is longer.
     pub micro_batch_tokens: usize,

@@ -8,6 +8,8 @@ pub mod preference;
 
 use candle_core::Result;
 use candle_core::Tensor;
+use serde::Deserialize;
+use serde::Serialize;
 
 pub use self::advantage::Advantage;
 pub use self::policy_gradient::Aggregation;
@@ -19,7 +21,7 @@ use super::batch::Totals;
 use crate::model::ops::TokenScores;
 
 /// A loss over target tokens.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Objective {
     /// Mean of −log p(token) over all targets: rejection-sampling fine-tuning, demonstrations.
     Likelihood,

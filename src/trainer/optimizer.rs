@@ -90,6 +90,11 @@ impl AdamW {
         Self { settings, step: 0, moments: BTreeMap::new() }
     }
 
+    /// Its constants.
+    pub fn settings(&self) -> AdamWSettings {
+        self.settings
+    }
+
     /// Steps applied so far.
     pub fn steps(&self) -> u64 {
         self.step

@@ -8,7 +8,6 @@ use clap::Args;
 use super::super::Global;
 use super::super::Json;
 use super::super::Output;
-use super::super::interrupt;
 use super::super::output::or_dash;
 use super::super::output::shortened;
 use super::super::output::table;
@@ -20,7 +19,6 @@ use crate::phase::home::Home;
 use crate::phase::import;
 use crate::phase::import::ImportReport;
 use crate::phase::import::ImportSource;
-use crate::phase::open_model::ModelContext;
 
 #[derive(Debug, Args)]
 #[command(
@@ -57,7 +55,7 @@ pub(super) fn run(global: &Global, home: &Home, args: &ImportArgs) -> anyhow::Re
     // Looked at before anything is made, so that a misspelt path leaves no home behind.
     let source = ImportSource::at(&args.path)?;
     let model = match args.with_model {
-        true => Some(ModelContext { cache: places::cache()?, interrupt: interrupt::install()? }),
+        true => Some(places::model_context(global)?),
         false => None,
     };
     let _lock = HomeLock::acquire(home.dir())?;

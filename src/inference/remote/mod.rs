@@ -59,6 +59,7 @@ use super::Sampling;
 use super::TokenScore;
 use crate::config;
 use crate::model::Model;
+use crate::model::Outline;
 use crate::model::tokenizer::Tokenizer;
 use crate::rng;
 use crate::rollout::StopReason;
@@ -141,6 +142,12 @@ impl ServedModel {
         Self::new(model.tokenizer.clone(), config.vocabulary, config.max_positions)
     }
 
+    /// The model of this outline.
+    pub fn of_outline(outline: &Outline) -> Self {
+        let Outline { config, tokenizer, .. } = outline;
+        Self::new(tokenizer.clone(), config.vocabulary, config.max_positions)
+    }
+
     /// A text as a prompt, with the begin token where the model wants one.
     fn prompt_of(&self, text: &str) -> Vec<u32> {
         let begin = self.tokenizer.bos().filter(|_| self.tokenizer.wants_bos());
@@ -163,9 +170,12 @@ impl ServedModel {
 ///
 /// # Errors
 /// When the key is missing, no server is there, or one is not what the settings mean.
-pub fn connect(settings: &config::Remote, model: &Model) -> Result<Option<Arc<Pool>>, RemoteError> {
+pub fn connect(
+    settings: &config::Remote,
+    model: impl FnOnce() -> ServedModel,
+) -> Result<Option<Arc<Pool>>, RemoteError> {
     let Some(options) = Options::from_settings(settings)? else { return Ok(None) };
-    let pool = Pool::new(options, ServedModel::of(model));
+    let pool = Pool::new(options, model());
     pool.check()?;
     Ok(Some(Arc::new(pool)))
 }

@@ -1,10 +1,13 @@
 //! Which tokens may be chosen.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use super::SamplingError;
 use super::row::BLOCK;
 
 /// The tokens that may be chosen, as a set of bits; at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogitMask {
     vocabulary: usize,
     /// Bit i of word w: token 64 w + i. None beyond the vocabulary is set.
@@ -13,6 +16,31 @@ pub struct LogitMask {
 
 // A word of the mask covers a block of a row.
 const _: () = assert!(BLOCK == u64::BITS as usize);
+
+/// A shared mask on its way to another process.
+pub(in crate::inference) mod shared_mask {
+    use std::sync::Arc;
+
+    use serde::Deserialize as _;
+    use serde::Deserializer;
+    use serde::Serialize as _;
+    use serde::Serializer;
+
+    use super::LogitMask;
+
+    pub(crate) fn serialize<S: Serializer>(
+        mask: &Option<Arc<LogitMask>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        mask.as_deref().serialize(to)
+    }
+
+    pub(crate) fn deserialize<'d, D: Deserializer<'d>>(
+        from: D,
+    ) -> Result<Option<Arc<LogitMask>>, D::Error> {
+        Ok(Option::<LogitMask>::deserialize(from)?.map(Arc::new))
+    }
+}
 
 impl LogitMask {
     /// Allows `tokens` of a vocabulary of the given size and no others. Ids outside the vocabulary

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub use self::mask::LogitMask;
+pub(super) use self::mask::shared_mask;
 use self::row::Peaks;
 use self::row::Raw;
 use self::row::Weights;
@@ -49,7 +50,7 @@ fn no_penalty() -> f32 {
 }
 
 /// Why tokens cannot be chosen as a request wants.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error, Serialize, Deserialize)]
 pub enum SamplingError {
     /// A temperature out of range.
     #[error(

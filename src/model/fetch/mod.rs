@@ -15,6 +15,9 @@ use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 pub use self::builtin::Builtin;
 pub use self::builtin::SMOLLM2_135M;
 pub use self::hub::DEFAULT_ENDPOINT;
@@ -171,7 +174,7 @@ impl std::str::FromStr for ModelSpec {
 }
 
 /// Where a model's files lie.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
     /// One GGUF file with weights, tokenizer and metadata.
     Gguf {
@@ -186,7 +189,7 @@ pub enum Layout {
 }
 
 /// A model on disk, whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFiles {
     /// What to call it in reports.
     pub name: String,

@@ -23,16 +23,21 @@ struct Folder {
 
 /// Reads the folder `dir`: the shards its index names, or else its `.safetensors` files.
 pub(in crate::model) fn folder_decoder(dir: &Path) -> Result<Decoder, ModelError> {
-    let config_path = dir.join("config.json");
-    let text = std::fs::read_to_string(&config_path)
-        .map_err(|source| ModelError::Read { path: config_path, source })?;
-    let config = DecoderConfig::from_hub_json(&text)?;
+    let config = folder_config(dir)?;
     let files = fetch::weight_files(dir)?;
     // SAFETY: the map is read-only and dropped before this function returns; as with any program
     // that maps its model, the files must not be truncated by others in the meantime.
     let store = unsafe { MmapedSafetensors::multi(&files) }
         .map_err(|source| ModelError::Damaged { path: dir.to_path_buf(), source })?;
     assemble(config, &mut Folder { dir: dir.to_path_buf(), store })
+}
+
+/// What the folder `dir` says of its decoder's dimensions.
+pub(in crate::model) fn folder_config(dir: &Path) -> Result<DecoderConfig, ModelError> {
+    let config_path = dir.join("config.json");
+    let text = std::fs::read_to_string(&config_path)
+        .map_err(|source| ModelError::Read { path: config_path, source })?;
+    Ok(DecoderConfig::from_hub_json(&text)?)
 }
 
 impl Checkpoint for Folder {

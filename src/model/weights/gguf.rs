@@ -65,9 +65,14 @@ impl Gguf {
 
     /// Reads all weights, dequantised to f32.
     pub(in crate::model) fn decoder(mut self) -> Result<Decoder, ModelError> {
-        let tensors = self.tensors()?;
-        let config = DecoderConfig::from_gguf(&self.content.metadata, tensors)?;
+        let config = self.config()?;
         assemble(config, &mut self)
+    }
+
+    /// What the file says of its decoder's dimensions.
+    pub(in crate::model) fn config(&mut self) -> Result<DecoderConfig, ModelError> {
+        let tensors = self.tensors()?;
+        Ok(DecoderConfig::from_gguf(&self.content.metadata, tensors)?)
     }
 
     /// What the list of tensors says about the model.

@@ -7,6 +7,7 @@ use crate::archive::Archive;
 use crate::config::Settings;
 use crate::inference::Generator;
 use crate::inference::remote;
+use crate::inference::remote::ServedModel;
 use crate::phase::gate::Gate;
 use crate::phase::gate::Models;
 use crate::phase::home::Home;
@@ -35,9 +36,9 @@ pub(super) fn open<'a>(
     settings: &Settings,
     context: &ModelContext,
 ) -> anyhow::Result<OpenModel<'a>> {
-    let (model, _) = open_model::load(archive, settings, context)?;
-    let servers = remote::connect(&settings.remote, &model)?;
-    OpenModel::new(home, archive, settings.clone(), model, servers, context)
+    let (found, _) = open_model::find(archive, settings, context)?;
+    let servers = remote::connect(&settings.remote, || ServedModel::of_outline(&found.outline))?;
+    OpenModel::new(home, archive, settings.clone(), found, servers, context)
 }
 
 impl<'a> Judges<'a> {
