@@ -9,6 +9,7 @@ use crate::durable::DurableError;
 use crate::inference::GenerateError;
 use crate::model::fetch::FetchError;
 use crate::schedule::ScheduleError;
+use crate::worker::HostError;
 
 /// Exit statuses: `--help`, the man pages and docs/cli-json.md say the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +117,11 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(DurableError::Busy { .. }) = cause.downcast_ref() {
         return Some(Exit::Busy);
     }
-    if let Some(GenerateError::Interrupted) = cause.downcast_ref() {
+    let of_host = cause.downcast_ref().and_then(|error| match error {
+        HostError::Generate(error) => Some(error),
+        _ => None,
+    });
+    if let Some(GenerateError::Interrupted) = cause.downcast_ref().or(of_host) {
         return Some(Exit::Interrupted);
     }
     match cause.downcast_ref::<ArchiveError>()? {

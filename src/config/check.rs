@@ -32,6 +32,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     for (key, value, low, high) in counts {
         within(key, value, low, high)?;
     }
+    let worker = &settings.worker;
+    within("worker.silence_s", worker.silence_s, 2, 86_400)?;
+    within("worker.progress_s", worker.progress_s, 10, 604_800)?;
+    within("worker.failures", worker.failures, 1, 100)?;
     let proposer = &settings.train_proposer;
     let reals = [
         ("heldout.documents", settings.heldout.documents, 0.0, 0.5),

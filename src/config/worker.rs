@@ -9,8 +9,8 @@ use serde::Serialize;
 pub struct Worker {
     /// Whether the model lives in a process of its own.
     pub process: bool,
-    /// Gigabytes of memory that it may have; 0 for no limit.
-    pub memory_gb: u64,
+    /// Megabytes of memory that it may have; 0 for no limit.
+    pub memory_mb: u64,
     /// Seconds without a sign of life after which it is killed.
     pub silence_s: u64,
     /// Seconds without progress in its work after which it is killed.

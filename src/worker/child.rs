@@ -189,7 +189,9 @@ impl Child {
             None => process.end(),
             Some(Overdue::Silent) => "it gave no sign of life".to_string(),
             Some(Overdue::Still) => "its work did not get on".to_string(),
-            Some(Overdue::Memory) => "it wanted more memory than there is for it".to_string(),
+            Some(Overdue::Memory) => {
+                "it had more memory than there is for it (worker.memory_mb)".to_string()
+            }
         };
         if why == Some(Overdue::Memory) {
             self.shrink(&mut state);
@@ -215,6 +217,10 @@ impl Child {
         loop {
             let process = self.process()?;
             let (id, news) = process.expect();
+            if let Some(why) = process.overdue(&self.watch) {
+                self.lost(&process, Some(why))?;
+                continue;
+            }
             let sent = policy
                 .map_or(Ok(()), |policy| policy.introduce(&process))
                 .and_then(|()| process.send(&ToWorker::Ask { id, question: question() }));

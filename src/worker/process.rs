@@ -164,7 +164,7 @@ impl Process {
     /// Whether it must go.
     pub(super) fn overdue(&self, watch: &Watch) -> Option<Overdue> {
         let life = (*lock(&self.heard.life))?;
-        if watch.memory_gb > 0 && life.resident > watch.memory_gb << 30 {
+        if watch.memory_mb > 0 && life.resident > watch.memory_mb << 20 {
             return Some(Overdue::Memory);
         }
         if life.at.elapsed() > Duration::from_secs(watch.silence_s) {

@@ -36,7 +36,7 @@ use crate::machine;
 use crate::trainer::batch::Example;
 
 /// How often the worker says that it is alive.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Answers until `input` ends: then the parent is gone, or needs nothing more, and the process ends,
 /// whatever is under way in it.
@@ -51,6 +51,8 @@ pub fn serve(input: impl Read, output: impl Write + Send) -> anyhow::Result<()> 
     let opened = Local::open(&files, inference, Arc::new(AtomicBool::new(false)));
     let local = match opened {
         Ok(local) => {
+            // Before anything is asked the parent knows how much memory the model takes.
+            output.send(&alive(&local))?;
             output.send(&FromWorker::Opened(Ok(())))?;
             local
         }
@@ -90,6 +92,12 @@ pub fn prefer_to_be_killed() {
     }
 }
 
+/// A sign of life.
+fn alive(local: &Local) -> FromWorker {
+    let resident = machine::resident_memory().unwrap_or(0);
+    FromWorker::Alive { progress: local.progress(), resident }
+}
+
 /// The pipe to the parent, whole messages at a time.
 struct Output<W: Write>(Mutex<BufWriter<W>>);
 
@@ -111,12 +119,10 @@ impl<W: Write + Send> Server<'_, W> {
     /// Says once a second how far the work is.
     fn beat(&self) {
         loop {
-            let progress = self.local.progress();
-            let resident = machine::resident_memory().unwrap_or(0);
-            if self.output.send(&FromWorker::Alive { progress, resident }).is_err() {
+            std::thread::sleep(HEARTBEAT);
+            if self.output.send(&alive(self.local)).is_err() {
                 std::process::exit(1);
             }
-            std::thread::sleep(HEARTBEAT);
         }
     }
 

@@ -46,3 +46,4 @@ mod support;
 mod tokenizer;
 mod torch;
 mod trainer;
+mod worker;

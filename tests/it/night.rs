@@ -47,14 +47,14 @@ fn kill_at_nth(mut night: Command, line: &str, n: usize) {
     assert_eq!(seen, n, "the night ended and had said `{line}` so many times");
 }
 
-fn digest(home: &Path) -> String {
+pub(crate) fn digest(home: &Path) -> String {
     let archive = ArchiveReader::open(&home.join("archive.db")).unwrap();
     assert!(archive.nights().unwrap().iter().all(|n| n.state == NightState::Finished));
     archive.content_digest().unwrap()
 }
 
 /// The files of every version by their paths, byte for byte.
-fn adapters(home: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn adapters(home: &Path) -> Vec<(String, Vec<u8>)> {
     let root = home.join("adapters");
     let mut all = Vec::new();
     for entry in walkdir::WalkDir::new(&root).sort_by_file_name() {

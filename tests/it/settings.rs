@@ -35,6 +35,8 @@ fn values_outside_their_range_are_named() {
         ("verify.majority=0.0", "`verify.majority` is 0"),
         ("verify.duplicate_jaccard=1.1", "`verify.duplicate_jaccard` is 1.1"),
         ("retention.checkpoints=10001", "`retention.checkpoints` is 10001"),
+        ("worker.silence_s=1", "`worker.silence_s` is 1; it must be from 2 to 86400"),
+        ("worker.failures=0", "`worker.failures` is 0; it must be from 1 to 100"),
         ("inference.rows=0", "`inference.rows` is 0; it must be from 1 to 1024"),
         ("inference.rows=257", "`inference.rows` is 257; it must be at most half of"),
         ("inference.step_tokens=31", "`inference.step_tokens` is 31; it must be from 32"),
