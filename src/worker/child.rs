@@ -48,6 +48,9 @@ pub(super) const GLANCE: Duration = Duration::from_millis(100);
 /// How long to wait before a worker is started again; four times longer with each further failure.
 const BACKOFF: Duration = Duration::from_millis(250);
 
+/// Failures beyond which the wait grows no more: 16 seconds.
+const LONGEST_PAUSE: u32 = 3;
+
 /// A model in a child process.
 pub struct Child {
     command: Vec<OsString>,
@@ -113,7 +116,7 @@ impl Child {
     /// Waits before a new start after so many failures.
     fn pause(&self, failures: u32) -> Result<(), HostError> {
         let Some(before) = failures.checked_sub(1) else { return Ok(()) };
-        let mut left = BACKOFF * 4_u32.saturating_pow(before.min(8));
+        let mut left = BACKOFF * 4_u32.pow(before.min(LONGEST_PAUSE));
         while left > Duration::ZERO {
             self.check_interrupt()?;
             let now = left.min(GLANCE);

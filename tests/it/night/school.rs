@@ -222,12 +222,17 @@ impl School {
     }
 
     /// A home without nights again, with its prompts and documents.
-    pub(super) fn begin_again(&self) {
+    pub(crate) fn begin_again(&self) {
         let (prompts, kept) = (self.home().join("prompts"), self.path("prompts-kept"));
-        fs::rename(&prompts, &kept).unwrap();
+        let own = prompts.exists();
+        if own {
+            fs::rename(&prompts, &kept).unwrap();
+        }
         fs::remove_dir_all(self.home()).unwrap();
         fs::create_dir_all(self.home()).unwrap();
-        fs::rename(&kept, &prompts).unwrap();
+        if own {
+            fs::rename(&kept, &prompts).unwrap();
+        }
         self.add_documents();
     }
 
