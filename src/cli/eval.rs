@@ -25,6 +25,7 @@ use crate::phase::suite;
 Examples:
   nightschool eval --corpus ~/documents --questions questions.jsonl
   nightschool eval --corpus ~/documents --questions questions.jsonl --adapter live
+  nightschool eval --corpus ~/documents --questions questions.jsonl --answers base.jsonl
   nightschool eval --closed-book --questions questions.jsonl --model ./model.gguf")]
 pub(super) struct EvalCliArgs {
     /// Files or folders to search in (default with --suite: the documents of the home)
@@ -49,6 +50,12 @@ pub(super) struct EvalCliArgs {
     /// A built-in name, a folder, a .gguf file or a hub id
     #[arg(long)]
     model: Option<String>,
+    /// Keep each answer in this file, and go on from those that it holds
+    #[arg(long, value_name = "FILE")]
+    answers: Option<PathBuf>,
+    /// Compare, question by question, with the answers that an evaluation kept
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Name of the prompt (default: the best of the base model, or the one adapters learn with)
     #[arg(long, value_name = "NAME")]
     prompt: Option<String>,
@@ -94,6 +101,8 @@ pub(super) fn run(global: &Global, args: &EvalCliArgs) -> anyhow::Result<()> {
         suite: args.suite.clone(),
         questions,
         adapter: adapter.map(|found| found.of(Role::Solver)),
+        answers: args.answers.clone(),
+        against: args.against.clone(),
         prompt,
         prompts,
         passages: args.passages.unwrap_or(settings.retrieval.passages),

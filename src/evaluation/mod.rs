@@ -1,5 +1,6 @@
 //! Evaluation: answering a frozen suite, and deciding what goes live.
 
+pub mod answers;
 pub mod bootstrap;
 pub mod general_text;
 pub mod proportion;
@@ -31,7 +32,7 @@ pub struct Question {
 }
 
 /// How one question was answered.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answered {
     /// The question's id.
     pub id: String,
@@ -134,7 +135,7 @@ pub fn metrics(answered: &[Answered], resamples: usize, seed: u64, seconds: f64)
     }
 }
 
-/// Paired differences in F1 on the same questions, with the documents they are about.
+/// Paired differences, in F1 unless said otherwise, on the same questions, with the documents they are about.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gains<'a> {
     differences: Vec<f64>,
@@ -154,6 +155,16 @@ impl<'a> Gains<'a> {
     /// Their mean.
     pub fn mean(&self) -> f64 {
         bootstrap::mean(&self.differences)
+    }
+
+    /// The same in exact match.
+    pub fn of_exact_match(earlier: &'a [Answered], later: &[Answered]) -> Self {
+        let pairs = earlier.iter().zip(later);
+        let difference = |(earlier, later): (&'a Answered, &Answered)| {
+            (later.exact_match - earlier.exact_match, earlier.source_document.as_str())
+        };
+        let (differences, documents) = pairs.map(difference).unzip();
+        Self { differences, documents }
     }
 
     /// The 95 % interval of their mean, resampled by document.

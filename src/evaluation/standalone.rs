@@ -12,9 +12,15 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::Answered;
+use super::Gains;
 use super::Metrics;
 use super::Question;
 use super::answer_all;
+use super::answers;
+use super::answers::About;
+use super::answers::AnswerFile;
+use super::bootstrap::Interval;
 use super::metrics;
 use crate::config;
 use crate::config::Inference;
@@ -29,6 +35,7 @@ use crate::model::Model;
 use crate::model::fetch;
 use crate::model::fetch::ModelSpec;
 use crate::model::lora::Adapter;
+use crate::model::lora::WEIGHTS_FILE;
 use crate::progress::Progress;
 use crate::protocol::Prompts;
 use crate::protocol::Reader;
@@ -67,6 +74,10 @@ pub struct EvalArgs {
     pub questions: Vec<Question>,
     /// A PEFT folder; none for the base model.
     pub adapter: Option<PathBuf>,
+    /// Where each answer is kept, and gone on from.
+    pub answers: Option<PathBuf>,
+    /// Answers of an earlier evaluation to compare with.
+    pub against: Option<PathBuf>,
     /// Name of the prompt.
     pub prompt: String,
     /// Folder of prompts beside those built in, or in their place.
@@ -97,6 +108,61 @@ pub struct EvalReport {
     pub prompt: String,
     /// The adapter's folder, if there was one.
     pub adapter: Option<PathBuf>,
+    /// How it differs from the earlier evaluation that it was to be compared with.
+    pub against: Option<Differences>,
+}
+
+/// Paired differences from an earlier evaluation, this one less that one, with 95 % intervals
+/// resampled by document; fractions of 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Differences {
+    /// Questions that both answered.
+    pub n: usize,
+    /// In exact match.
+    pub em: f64,
+    /// Its interval.
+    pub em_ci: Interval,
+    /// In F1.
+    pub f1: f64,
+    /// Its interval.
+    pub f1_ci: Interval,
+}
+
+impl Differences {
+    /// Those of `later` from what `path` holds.
+    fn from(path: &Path, later: &[Answered]) -> anyhow::Result<Self> {
+        let earlier = answers::read(path)?;
+        let earlier: HashMap<&str, &Answered> =
+            earlier.iter().map(|one| (one.id.as_str(), one)).collect();
+        let both = later.iter().filter_map(|one| Some((*earlier.get(one.id.as_str())?, one)));
+        let (earlier, later): (Vec<Answered>, Vec<Answered>) =
+            both.map(|(earlier, later)| (earlier.clone(), later.clone())).unzip();
+        if later.is_empty() {
+            anyhow::bail!("{} has no answer to any of these questions", path.display());
+        }
+        let em = Gains::of_exact_match(&earlier, &later);
+        let f1 = Gains::of(&earlier, &later);
+        Ok(Self {
+            n: later.len(),
+            em: em.mean(),
+            em_ci: em.interval(RESAMPLES, 0),
+            f1: f1.mean(),
+            f1_ci: f1.interval(RESAMPLES, 0),
+        })
+    }
+
+    fn render(&self) -> String {
+        let percent =
+            |(low, high): Interval| format!("{:+.1} to {:+.1}", low * 100.0, high * 100.0);
+        format!(
+            "against the earlier evaluation, {} questions: EM {:+.1} ({})   F1 {:+.1} ({})\n",
+            self.n,
+            self.em * 100.0,
+            percent(self.em_ci),
+            self.f1 * 100.0,
+            percent(self.f1_ci)
+        )
+    }
 }
 
 impl EvalReport {
@@ -117,7 +183,7 @@ impl EvalReport {
             m.answer_in_retrieved * 100.0,
             m.tokens,
             m.seconds,
-        )
+        ) + &self.against.as_ref().map(Differences::render).unwrap_or_default()
     }
 }
 
@@ -127,11 +193,13 @@ impl EvalReport {
 /// When the corpus, the model or the adapter cannot be read, or the user stops it.
 pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
     let mut questions = args.questions.clone();
-    let index = match &args.corpus {
+    let passages = match &args.corpus {
         EvalCorpus::Nothing => None,
-        EvalCorpus::Paths(paths) => Some(index(paths, &mut questions)?),
-        EvalCorpus::Passages(passages) => Some(LexicalIndex::in_memory(passages.clone())?),
+        EvalCorpus::Paths(paths) => Some(read_corpus(paths, &mut questions)?),
+        EvalCorpus::Passages(passages) => Some(passages.clone()),
     };
+    let about = about(args, passages.as_deref())?;
+    let index = passages.map(LexicalIndex::in_memory).transpose()?;
     let spec: ModelSpec = args.model.parse()?;
     let model = Arc::new(Model::load(&fetch::resolve(&spec, &args.cache)?)?);
     let (_engine, generator) = engine(args, &model)?;
@@ -148,17 +216,58 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<EvalReport> {
     let start = Instant::now();
     let progress = Progress::start("evaluation", questions.len() as u64);
     let mut answered = Vec::with_capacity(questions.len());
+    let retriever = index.as_ref().map(|index| index as &dyn Retriever);
+    let mut kept = match &args.answers {
+        Some(path) => Some(AnswerFile::open(path, &about)?),
+        None => None,
+    };
     for chunk in questions.chunks(BATCH) {
         if args.interrupt.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(GenerateError::Interrupted.into());
         }
-        let retriever = index.as_ref().map(|index| index as &dyn Retriever);
-        answered.extend(answer_all(chunk, &*generator, retriever, &reader, args.passages)?);
+        let known = |question: &Question| kept.as_ref()?.known(&question.id).cloned();
+        let (mut done, mut open) = (HashMap::new(), Vec::new());
+        for question in chunk {
+            match known(question) {
+                Some(known) => drop(done.insert(&question.id, known)),
+                None => open.push(question.clone()),
+            }
+        }
+        let new = answer_all(&open, &*generator, retriever, &reader, args.passages)?;
+        kept.as_mut().map(|kept| kept.add(&new)).transpose()?;
+        let mut new = new.into_iter();
+        answered.extend(chunk.iter().filter_map(|one| done.remove(&one.id).or_else(|| new.next())));
         progress.advance(chunk.len() as u64);
     }
     let metrics = metrics(&answered, RESAMPLES, 0, start.elapsed().as_secs_f64());
     let (prompt, adapter, suite) = (args.prompt.clone(), args.adapter.clone(), args.suite.clone());
-    Ok(EvalReport { schema_version: 1, metrics, suite, prompt, adapter })
+    let against =
+        args.against.as_deref().map(|path| Differences::from(path, &answered)).transpose()?;
+    Ok(EvalReport { schema_version: 1, metrics, suite, prompt, adapter, against })
+}
+
+/// What tells this evaluation from others.
+fn about(args: &EvalArgs, passages: Option<&[Passage]>) -> anyhow::Result<About> {
+    let weights = args.adapter.as_ref().map(|dir| dir.join(WEIGHTS_FILE));
+    let hash = |path: PathBuf| -> anyhow::Result<String> {
+        let bytes =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(blake3::hash(&bytes).to_hex().to_string())
+    };
+    let corpus = passages.map(|passages| {
+        let mut ids: Vec<&str> = passages.iter().map(|passage| passage.id.as_str()).collect();
+        ids.sort_unstable();
+        blake3::hash(ids.join("\n").as_bytes()).to_hex().to_string()
+    });
+    Ok(About {
+        schema_version: 1,
+        model: args.model.clone(),
+        adapter: weights.map(hash).transpose()?,
+        prompt: args.prompt.clone(),
+        passages: if corpus.is_some() { args.passages } else { 0 },
+        max_tokens: args.max_tokens,
+        corpus: corpus.unwrap_or_default(),
+    })
 }
 
 /// What answers: servers, where the settings name some; else the engine that is to be kept while it
@@ -181,9 +290,9 @@ fn engine(
     Ok((Some(engine), Box::new(policy)))
 }
 
-/// Reads and indexes the corpus. Questions that name their supporting records get the records'
+/// Reads the corpus. Questions that name their supporting records get the records'
 /// titles as their documents, so that intervals are resampled by article.
-fn index(paths: &[PathBuf], questions: &mut [Question]) -> anyhow::Result<LexicalIndex> {
+fn read_corpus(paths: &[PathBuf], questions: &mut [Question]) -> anyhow::Result<Vec<Passage>> {
     let reading = corpus::read_paths(paths, &HashMap::new(), &|_, _| {})?;
     for skipped in &reading.skipped {
         tracing::warn!(path = skipped.path, detail = skipped.detail, "left out of the corpus");
@@ -203,7 +312,7 @@ fn index(paths: &[PathBuf], questions: &mut [Question]) -> anyhow::Result<Lexica
     if passages.is_empty() {
         anyhow::bail!("the corpus is empty: none of the files given holds readable text");
     }
-    Ok(LexicalIndex::in_memory(passages)?)
+    Ok(passages)
 }
 
 #[derive(Deserialize)]

@@ -217,7 +217,8 @@ impl PeftConfig {
 }
 
 const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// The file of a PEFT directory that holds the weights.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// The name of one of an adapter's tensors in PEFT checkpoints; `side` is 'A' or 'B'.
 pub fn tensor_name(layer: usize, target: Target, side: char) -> String {

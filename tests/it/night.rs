@@ -200,6 +200,44 @@ fn ctrl_c_stops_a_night_and_the_next_call_goes_on() {
 }
 
 #[test]
+fn an_evaluation_goes_on_where_it_was_and_is_compared_with_another() {
+    let school = School::new();
+    let lines = (1..=45).map(|id| {
+        format!(r#"{{"id": "{id}", "question": "Who built tower {id}?", "answers": ["Odo"]}}"#)
+    });
+    fs::write(school.path("questions.jsonl"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let eval = |tokens: &str, more: &[&str]| {
+        let mut command = school.command(&["eval", "--json", "--max-tokens", tokens, "--model"]);
+        command.arg(school.path("model")).arg("--corpus").arg(school.path("documents"));
+        command.arg("--questions").arg(school.path("questions.jsonl"));
+        command.arg("--answers").arg(school.path("answers.jsonl")).args(more);
+        command
+    };
+    let report = |mut command: Command| -> serde_json::Value {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let whole = report(eval("4", &[]));
+    let kept = fs::read_to_string(school.path("answers.jsonl")).unwrap();
+    assert_eq!(kept.lines().count(), 46);
+    // Cut off within a line: what is whole stays, the rest is answered again, to the same.
+    let cut = kept.lines().take(21).map(|line| format!("{line}\n")).collect::<String>();
+    fs::write(school.path("answers.jsonl"), cut + r#"{"id": "4"#).unwrap();
+    let again = report(eval("4", &["--against", school.path("answers.jsonl").to_str().unwrap()]));
+    assert_eq!(fs::read_to_string(school.path("answers.jsonl")).unwrap(), kept);
+    assert_eq!(
+        (&again["n"], &again["em"], &again["f1"]),
+        (&whole["n"], &whole["em"], &whole["f1"])
+    );
+    assert_eq!(again["against"]["n"], 45);
+    assert_eq!(again["against"]["f1_ci"], serde_json::json!([0.0, 0.0]));
+    // Other answers are not mixed with them.
+    let message = school.error(1, eval("5", &[]));
+    assert!(message.contains("`max_tokens` is 4 there and 5 here"), "{message}");
+}
+
+#[test]
 fn an_evaluation_takes_prompts_of_ones_own() {
     let school = School::new();
     let question = r#"{"id": "1", "question": "Who built the tower?", "answers": ["Odo"]}"#;
