@@ -58,4 +58,6 @@ pub mod phase;
 
 pub mod daemon;
 
+pub mod http;
+
 pub mod cli;
