@@ -48,7 +48,11 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> anyhow::Result
 
 /// A page with a policy of its own.
 pub(super) fn page(html: String, policy: HeaderValue) -> Answer {
-    with(of(StatusCode::OK, "text/html; charset=utf-8", html), header::CONTENT_SECURITY_POLICY, policy)
+    with(
+        of(StatusCode::OK, "text/html; charset=utf-8", html),
+        header::CONTENT_SECURITY_POLICY,
+        policy,
+    )
 }
 
 /// The answer with a header, in the place of one of that name.

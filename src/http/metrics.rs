@@ -79,9 +79,11 @@ fn set(facts: &Facts, lives: bool) {
             metrics::gauge!(NEXT, "schedule" => schedule.name.clone()).set(seconds(next));
         }
     }
-    metrics::gauge!(FAILED).set(yes(
-        facts.moment.progress.as_ref().is_some_and(|report| report.failed.is_some()),
-    ));
+    metrics::gauge!(FAILED).set(yes(facts
+        .moment
+        .progress
+        .as_ref()
+        .is_some_and(|report| report.failed.is_some())));
     metrics::gauge!(OPEN).set(yes(facts.moment.closed.is_none() && facts.overview().is_some()));
     if let Some(overview) = facts.overview() {
         metrics::gauge!(TASKS).set(overview.tasks as f64);

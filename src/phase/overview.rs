@@ -152,5 +152,9 @@ impl Disk {
 /// Files that go away meanwhile do not count.
 fn folder_bytes(folder: &Path) -> u64 {
     let entries = walkdir::WalkDir::new(folder).into_iter().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).filter(|it| it.is_file()).map(|it| it.len()).sum()
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(|it| it.is_file())
+        .map(|it| it.len())
+        .sum()
 }
