@@ -430,6 +430,32 @@ fn names_are_no_markup_in_the_page() {
 }
 
 #[test]
+fn a_night_that_fails_says_why() {
+    let school = School::counting();
+    home(&school, &["leap"], ANY_PORT);
+    let settings = format!("model = \"/nowhere\"\n{ANY_PORT}");
+    std::fs::write(school.home().join("nightschool.toml"), settings).unwrap();
+    let (daemon, address) = start(&school);
+    daemon.ask(&Request::Trigger { schedule: "leap".to_string() });
+    daemon.until("failed", |status| {
+        status.at_work.as_ref().is_some_and(|work| work.worker.is_none())
+    });
+    let end = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        let status = get(address, "/status").json();
+        if status["errors"][0].is_object() {
+            break status;
+        }
+        assert!(Instant::now() < end, "{status}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert!(status["progress"].is_null(), "nothing is under way: {status}");
+    let message = status["errors"][0]["message"].as_str().unwrap();
+    assert!(message.contains("/nowhere"), "{message}");
+    assert!(get(address, "/").body.contains("The night of leap failed."));
+}
+
+#[test]
 fn settings_that_would_open_it_to_others_are_refused() {
     let school = School::counting();
     for (listen, why) in [
