@@ -35,8 +35,8 @@ const SCRIPT: &str = include_str!("dashboard.js");
 /// Nights that the table lists; all of them are in the plots.
 const NIGHTS: usize = 14;
 
-/// Width and height of a plot: two stand side by side, and one is as wide as a phone.
-const PLOT: (u32, u32) = (480, 250);
+/// Width and height of a plot: three stand side by side, and one is as wide as a phone.
+const PLOT: (u32, u32) = (380, 250);
 
 /// Renders the page.
 pub(super) struct Dashboard {
@@ -233,12 +233,13 @@ fn plots(overview: &Overview) -> anyhow::Result<Vec<Value>> {
         (f64::from(*night), total as f64)
     });
     let archive = [Series::new("tasks", grown)];
-    let about = suite.map(|suite| format!("On the suite {suite}; strokes are 95 % intervals"));
+    let about = suite.map(|suite| format!("Suite {suite}, 95 % intervals"));
+    let grown_by = Some("What the nights added, together".to_string());
     let mut all = Vec::new();
     for (title, caption, unit, series) in [
         ("Held-out F1", about.clone(), "F1, %", &of(|it| it.f1, |it| it.f1_ci)[..]),
         ("Held-out exact match", about, "exact match, %", &of(|it| it.em, |it| it.em_ci)[..]),
-        ("Tasks in the archive", None, "tasks", &archive[..]),
+        ("Tasks in the archive", grown_by, "tasks", &archive[..]),
     ] {
         if let Some(svg) = plots::lines_of_size(PLOT, "night", unit, series)? {
             all.push(context! { title, caption, svg => Value::from_safe_string(svg) });
