@@ -88,7 +88,16 @@ fn shape(mut value: Value, folder: &Path) -> String {
     fn still(value: &mut Value) {
         match value {
             Value::Object(members) => members.iter_mut().for_each(|(name, value)| {
-                let figure = ["pid", "seconds", "f1", "em", "answer_in_retrieved", "tokens"];
+                let figure = [
+                    "pid",
+                    "seconds",
+                    "f1",
+                    "em",
+                    "answer_in_retrieved",
+                    "tokens",
+                    "tasks",
+                    "gpus",
+                ];
                 if figure.contains(&name.as_str()) || name.ends_with("_bytes") {
                     *value = format!("[{name}]").into();
                 } else {
