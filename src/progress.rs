@@ -145,14 +145,17 @@ pub struct ProgressReport {
 }
 
 impl ProgressReport {
-    /// What the file at `path` says; none where there is none, or it is no such file.
+    /// What the file at `path` says of a process that is at work or has failed. None where there is
+    /// no such file, or one that a process left behind when it was killed.
     pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        let report: Self = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let lives = || i32::try_from(report.pid).is_ok_and(is_alive);
+        (!report.is_at_work() || lives()).then_some(report)
     }
 
-    /// Whether its process is still there: one that was killed leaves its file behind.
+    /// Whether its process has not given up.
     pub fn is_at_work(&self) -> bool {
-        self.failed.is_none() && i32::try_from(self.pid).is_ok_and(is_alive)
+        self.failed.is_none()
     }
 
     /// How long the rest of the phase takes, at the pace so far; none where nothing is known.

@@ -92,8 +92,7 @@ fn status_of(home: &Home) -> anyhow::Result<Status> {
         home: home.dir().display().to_string(),
         config: config.exists().then(|| config.display().to_string()),
         daemon: daemon_of(home),
-        progress: ProgressReport::read(&home.progress())
-            .filter(|report| report.failed.is_some() || report.is_at_work()),
+        progress: ProgressReport::read(&home.progress()),
         ..Status::default()
     };
     match ArchiveReader::open(&home.archive()) {

@@ -83,7 +83,7 @@ fn set(facts: &Facts, lives: bool) {
         .moment
         .progress
         .as_ref()
-        .is_some_and(|report| report.failed.is_some())));
+        .is_some_and(|report| !report.is_at_work())));
     metrics::gauge!(OPEN).set(yes(facts.moment.closed.is_none() && facts.overview().is_some()));
     if let Some(overview) = facts.overview() {
         metrics::gauge!(TASKS).set(overview.tasks as f64);

@@ -35,9 +35,8 @@ pub(super) struct Moment {
 impl Moment {
     /// Looks at the home.
     pub(super) fn of(home: &Home) -> Self {
-        let told = |report: &ProgressReport| report.failed.is_some() || report.is_at_work();
         Self {
-            progress: ProgressReport::read(&home.progress()).filter(told),
+            progress: ProgressReport::read(&home.progress()),
             closed: ArchiveReader::open(&home.archive()).err().map(|error| error.to_string()),
             trained: std::fs::read_to_string(home.metrics()).unwrap_or_default(),
         }
@@ -116,7 +115,7 @@ impl Facts {
 
     /// The work of the night under way.
     pub(super) fn progress(&self) -> Option<&ProgressReport> {
-        self.moment.progress.as_ref().filter(|report| report.failed.is_none())
+        self.moment.progress.as_ref().filter(|report| report.is_at_work())
     }
 
     /// What went wrong last, and what is wrong now.
