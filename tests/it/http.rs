@@ -131,6 +131,12 @@ macro_rules! assert_shape {
 fn a_home_before_its_first_night_is_told_of() {
     let school = School::counting();
     home(&school, &["leap"], ANY_PORT);
+    // Left by a night that was killed: no process can have this number.
+    let left = serde_json::json!({
+        "pid": i32::MAX, "phase": "rollouts", "done": 1, "total": 2, "note": null, "ended": false,
+        "started_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z", "failed": null
+    });
+    std::fs::write(school.home().join("progress.json"), left.to_string()).unwrap();
     let (_daemon, address) = start(&school);
     let health = get(address, "/healthz");
     assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
