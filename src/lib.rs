@@ -60,4 +60,6 @@ pub mod phase;
 
 pub mod daemon;
 
+pub mod http;
+
 pub mod cli;

@@ -32,6 +32,19 @@ fn of_status(name: &str) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
+/// The GPUs that NVIDIA's driver knows of, by their models; asking does not wake them.
+pub fn gpus() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
+    let model = |entry: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(entry.ok()?.path().join("information")).ok()?;
+        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        Some(model.trim().to_string())
+    };
+    let mut all: Vec<String> = entries.filter_map(model).collect();
+    all.sort();
+    all
+}
+
 /// The rate at which all cores together read memory, in 1e9 bytes a second: the best of several.
 pub fn read_bandwidth() -> f64 {
     /// Larger than the caches of most processors.

@@ -18,6 +18,7 @@ use crate::daemon::control;
 use crate::daemon::control::Answer;
 use crate::daemon::control::DaemonStatus;
 use crate::daemon::control::Request;
+use crate::http::Server;
 use crate::phase::home::Home;
 
 #[derive(Debug, Args)]
@@ -39,18 +40,22 @@ pub(super) struct DaemonArgs {
 
 pub(super) fn run(global: &Global, args: &DaemonArgs) -> anyhow::Result<()> {
     let home = places::home(global)?;
+    let http = Server::new(home.clone(), global.set.clone());
     if args.status {
         return ask(&home, &Request::Status, args.json);
     }
     if args.check {
         let names: Vec<String> = daemon::load(&home)?.into_keys().collect();
-        return Output::new(args.json.json)
-            .show(&serde_json::json!({ "schedules": names }), || {
-                format!("{} schedules, all fine: {}", names.len(), names.join(", "))
-            });
+        let http = http.check()?;
+        let checked = serde_json::json!({ "schedules": names, "http": http });
+        return Output::new(args.json.json).show(&checked, || {
+            let http = http.map(|at| format!("; http://{at}/")).unwrap_or_default();
+            format!("{} schedules, all fine: {}{http}", names.len(), names.join(", "))
+        });
     }
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    daemon::run(&home, DaemonContext { program, clock: Arc::new(SystemClock) })
+    let (clock, listener) = (Arc::new(SystemClock), Box::new(http));
+    daemon::run(&home, DaemonContext { program, clock, listener })
 }
 
 /// Asks the daemon of a home and shows what it then does.
@@ -66,8 +71,9 @@ pub(super) fn ask(home: &Home, request: &Request, json: Json) -> anyhow::Result<
     }
 }
 
-fn rendered(status: &DaemonStatus) -> String {
-    let doing = match &status.at_work {
+/// What it is doing, in a line.
+pub(super) fn doing(status: &DaemonStatus) -> String {
+    match &status.at_work {
         Some(work) => {
             let worker = match work.worker {
                 Some(pid) => format!("process {pid}"),
@@ -77,7 +83,10 @@ fn rendered(status: &DaemonStatus) -> String {
         }
         None if status.paused => "paused".to_string(),
         None => "waiting".to_string(),
-    };
+    }
+}
+
+fn rendered(status: &DaemonStatus) -> String {
     let rows = status.schedules.iter().map(|schedule| {
         vec![
             schedule.name.clone(),
@@ -86,10 +95,12 @@ fn rendered(status: &DaemonStatus) -> String {
             or_dash(schedule.last.clone()),
         ]
     });
+    let http = status.http.map(|at| format!("\nhttp://{at}/")).unwrap_or_default();
     format!(
-        "Process {}, since {:.0}: {doing}\n\n{}",
+        "Process {}, since {:.0}: {}{http}\n\n{}",
         status.pid,
         status.since,
+        doing(status),
         table(&["schedule", "next", "last", "what"], rows)
     )
 }

@@ -9,11 +9,11 @@ use clap::Args;
 use super::Global;
 use super::Json;
 use super::Output;
+use super::night;
 use super::places;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::phase::home::Home;
-use crate::phase::night;
 use crate::phase::night::NightContext;
 use crate::phase::night::SuiteSource;
 
@@ -62,7 +62,7 @@ pub(super) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<()> {
         suite: Some(suite),
         clock: Arc::new(SystemClock),
     };
-    let report = night::run(&home, &settings, &context)?;
+    let report = night::run_told(&home, &settings, &context)?;
     Output::new(args.json.json)
         .show(&report, || format!("{}\n\n{}", report.render().trim_end(), what_next(&home)))
 }

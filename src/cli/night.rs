@@ -8,15 +8,20 @@ use clap::Args;
 use super::Global;
 use super::Json;
 use super::Output;
+use super::errors;
+use super::errors::Exit;
 use super::errors::UsageError;
 use super::places;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::clock::SystemClock;
+use crate::config::Settings;
 use crate::phase::home::Home;
 use crate::phase::ingest;
 use crate::phase::night;
 use crate::phase::night::NightContext;
+use crate::phase::report::Report;
+use crate::progress;
 use crate::schedule::Schedule;
 
 #[derive(Debug, Args)]
@@ -63,8 +68,26 @@ pub(super) fn run(global: &Global, args: &NightArgs) -> anyhow::Result<()> {
         suite: None,
         clock: Arc::new(SystemClock),
     };
-    let report = night::run(&home, &settings, &context)?;
+    let report = run_told(&home, &settings, &context)?;
     Output::new(args.json.json).show(&report, || report.render())
+}
+
+/// Runs a night whose progress stands in the home, where the daemon and `status` read it. One that
+/// fails leaves its reason there.
+pub(super) fn run_told(
+    home: &Home,
+    settings: &Settings,
+    context: &NightContext,
+) -> anyhow::Result<Report> {
+    let published = progress::publish(home.progress());
+    let outcome = night::run(home, settings, context);
+    if let Err(error) = &outcome
+        // Of a home that another process uses, the file is that one's.
+        && !matches!(errors::exit_of(error), Exit::Busy | Exit::Interrupted)
+    {
+        published.fail(&errors::message(error));
+    }
+    outcome
 }
 
 /// Fails, before anything is fetched or made, when there is nothing to learn from.

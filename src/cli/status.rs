@@ -1,12 +1,12 @@
 //! `nightschool status`: what a home holds, how its last night went, what to do next.
 
 use clap::Args;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Global;
 use super::Json;
 use super::Output;
+use super::daemon;
 use super::output::or_dash;
 use super::output::table;
 use super::places;
@@ -14,13 +14,17 @@ use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
 use crate::archive::FileState;
 use crate::archive::ModelVersion;
-use crate::archive::Night;
-use crate::archive::NightState;
 use crate::archive::TaskGroup;
 use crate::archive::TaskGrouping;
+use crate::daemon::control;
+use crate::daemon::control::Answer;
+use crate::daemon::control::DaemonStatus;
+use crate::daemon::control::Request;
 use crate::durable::DurableError;
 use crate::durable::HomeLock;
 use crate::phase::home::Home;
+use crate::phase::overview::NightOutcome;
+use crate::progress::ProgressReport;
 use crate::task::Split;
 
 #[derive(Debug, Args)]
@@ -47,12 +51,16 @@ struct Status {
     busy: bool,
     /// That process, where it is known.
     pid: Option<u32>,
+    /// Its daemon, where one runs.
+    daemon: Option<DaemonStatus>,
+    /// What the night under way is at, or why the last one failed.
+    progress: Option<ProgressReport>,
     corpus: CorpusStatus,
     tasks: Vec<TaskGroup>,
     live_model: Option<ModelVersion>,
     nights: usize,
-    last_night: Option<NightStatus>,
-    unfinished_night: Option<NightStatus>,
+    last_night: Option<NightOutcome>,
+    unfinished_night: Option<NightOutcome>,
     /// Hash of the archive's content, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
@@ -69,15 +77,6 @@ struct CorpusStatus {
     passages: usize,
 }
 
-#[derive(Debug, Serialize)]
-struct NightStatus {
-    number: u32,
-    started_at: Timestamp,
-    finished_at: Option<Timestamp>,
-    promoted: Option<bool>,
-    reason: Option<String>,
-}
-
 pub(super) fn run(global: &Global, args: &StatusArgs) -> anyhow::Result<()> {
     let home = places::home(global)?;
     let mut status = status_of(&home)?;
@@ -92,6 +91,8 @@ fn status_of(home: &Home) -> anyhow::Result<Status> {
     let mut status = Status {
         home: home.dir().display().to_string(),
         config: config.exists().then(|| config.display().to_string()),
+        daemon: daemon_of(home),
+        progress: ProgressReport::read(&home.progress()),
         ..Status::default()
     };
     match ArchiveReader::open(&home.archive()) {
@@ -102,6 +103,18 @@ fn status_of(home: &Home) -> anyhow::Result<Status> {
     }
     status.next = next_commands(home, &status);
     Ok(status)
+}
+
+/// What the home's daemon says; that it does not answer is no reason to say nothing of the rest.
+fn daemon_of(home: &Home) -> Option<DaemonStatus> {
+    match control::ask(&home.socket(), &Request::Status) {
+        Ok(Some(Answer::Status(status))) => Some(status),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            None
+        }
+    }
 }
 
 fn look_into(archive: &ArchiveReader, home: &Home, status: &mut Status) -> anyhow::Result<()> {
@@ -121,22 +134,10 @@ fn look_into(archive: &ArchiveReader, home: &Home, status: &mut Status) -> anyho
     };
     status.tasks = archive.task_stats(TaskGrouping::Origin)?;
     status.live_model = archive.live_model()?;
-    let nights = archive.nights()?;
+    let nights = NightOutcome::all(archive)?;
     status.nights = nights.len();
-    let promotions = archive.promotions()?;
-    let describe = |night: &Night| {
-        let promotion = promotions.iter().find(|promotion| promotion.night == night.number);
-        NightStatus {
-            number: night.number,
-            started_at: night.started_at,
-            finished_at: night.finished_at,
-            promoted: promotion.map(|promotion| promotion.promoted),
-            reason: promotion.map(|promotion| promotion.reason.clone()),
-        }
-    };
-    let last_in = |state| nights.iter().rev().find(|night| night.state == state);
-    status.last_night = last_in(NightState::Finished).map(describe);
-    status.unfinished_night = last_in(NightState::Running).map(describe);
+    let (last, unfinished) = NightOutcome::latest(&nights);
+    (status.last_night, status.unfinished_night) = (last.cloned(), unfinished.cloned());
     Ok(())
 }
 
@@ -159,6 +160,17 @@ fn next_commands(home: &Home, status: &Status) -> Vec<String> {
     next
 }
 
+fn progress(report: &ProgressReport) -> String {
+    if let Some(why) = &report.failed {
+        return format!("the last night failed at {:.0}: {why}", report.updated_at);
+    }
+    if report.ended {
+        return format!("{} is over", report.phase);
+    }
+    let note = report.note.as_ref().map(|note| format!(" · {note}")).unwrap_or_default();
+    format!("{}: {} of {}{note}", report.phase, report.done, report.total)
+}
+
 fn rendered(status: &Status) -> String {
     let corpus = &status.corpus;
     let sum = |count: fn(&TaskGroup) -> u64| status.tasks.iter().map(count).sum::<u64>();
@@ -167,7 +179,7 @@ fn rendered(status: &Status) -> String {
         (true, None) => format!("{} (in use)", status.home),
         (false, _) => status.home.clone(),
     };
-    let night = |night: &NightStatus| {
+    let night = |night: &NightOutcome| {
         let outcome = match (night.promoted, &night.reason) {
             (Some(true), Some(reason)) => format!(": promoted, {reason}"),
             (Some(false), Some(reason)) => format!(": kept the old model, {reason}"),
@@ -200,6 +212,8 @@ fn rendered(status: &Status) -> String {
             ),
         ),
         ("Live model", or_dash(status.live_model.as_ref().map(|version| version.id.clone()))),
+        ("Daemon", or_dash(status.daemon.as_ref().map(daemon::doing))),
+        ("Progress", or_dash(status.progress.as_ref().map(progress))),
         ("Last night", or_dash(status.last_night.as_ref().map(night))),
         ("Unfinished", or_dash(status.unfinished_night.as_ref().map(night))),
     ];

@@ -81,6 +81,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         let reason = format!("is {dropout}; it must be at least 0 and below 1");
         return Err(ConfigError::Range { key: "train.dropout", reason });
     }
+    settings.http.address()?;
     super::remote::check(&settings.remote)
 }
 

@@ -7,6 +7,7 @@ mod balance;
 mod check;
 mod curriculum;
 pub mod experiment;
+mod http;
 mod inference;
 mod locate;
 mod methods;
@@ -31,6 +32,7 @@ pub use self::balance::Balance;
 pub use self::curriculum::Admit;
 pub use self::curriculum::Curriculum;
 pub use self::curriculum::SamplerName;
+pub use self::http::Http;
 pub use self::inference::DeviceName;
 pub use self::inference::Inference;
 pub use self::inference::KvType;
@@ -141,6 +143,9 @@ pub struct Settings {
     pub remote: Remote,
     /// What is kept of past nights.
     pub retention: Retention,
+    /// The daemon over HTTP.
+    #[serde(default, skip_serializing)]
+    pub http: Http,
 }
 
 /// How passages are found.

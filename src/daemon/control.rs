@@ -3,6 +3,7 @@
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -50,7 +51,7 @@ pub enum Request {
 }
 
 /// What the daemon says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DaemonStatus {
     /// Its process.
     pub pid: u32,
@@ -62,6 +63,9 @@ pub struct DaemonStatus {
     pub at_work: Option<AtWork>,
     /// Its schedules by name.
     pub schedules: Vec<ScheduleStatus>,
+    /// Where it listens for HTTP.
+    #[serde(default)]
+    pub http: Option<SocketAddr>,
 }
 
 /// A night under way, or one that waits to be tried again.
@@ -101,11 +105,33 @@ pub enum Answer {
 /// A request with the place where its answer goes.
 pub(super) type Asked = (Request, oneshot::Sender<Answer>);
 
+/// Brings requests to the daemon's loop.
+#[derive(Debug, Clone)]
+pub struct Asker(mpsc::Sender<Asked>);
+
+impl Asker {
+    /// One, and where its requests come out.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Asked>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self(sender), receiver)
+    }
+
+    /// Asks the daemon.
+    pub async fn ask(&self, request: Request) -> Answer {
+        let asked = async {
+            let (to, answer) = oneshot::channel();
+            self.0.send((request, to)).await.ok()?;
+            answer.await.ok()
+        };
+        asked.await.unwrap_or_else(|| Answer::Refused("the daemon ends".to_string()))
+    }
+}
+
 /// Listens at `path`, for the daemon's own user and group.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub(super) fn listen(path: &Path) -> anyhow::Result<mpsc::Receiver<Asked>> {
+pub(super) fn listen(path: &Path, asker: Asker) -> anyhow::Result<()> {
     // The daemon's lock is held: a socket that is there is left from one that died.
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != std::io::ErrorKind::NotFound
@@ -115,14 +141,13 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<mpsc::Receiver<Asked>> {
     let listener =
         UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let sender = sender.clone();
+                    let asker = asker.clone();
                     tokio::spawn(async move {
-                        let served = tokio::time::timeout(PATIENCE, serve(stream, sender)).await;
+                        let served = tokio::time::timeout(PATIENCE, serve(stream, &asker)).await;
                         if !matches!(served, Ok(Ok(()))) {
                             tracing::debug!("a connection to the socket ended early");
                         }
@@ -135,19 +160,15 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<mpsc::Receiver<Asked>> {
             }
         }
     });
-    Ok(receiver)
+    Ok(())
 }
 
-async fn serve(stream: tokio::net::UnixStream, sender: mpsc::Sender<Asked>) -> anyhow::Result<()> {
+async fn serve(stream: tokio::net::UnixStream, asker: &Asker) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     tokio::io::BufReader::new(reader.take(LONGEST)).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => {
-            let (to, answer) = oneshot::channel();
-            sender.send((request, to)).await?;
-            answer.await?
-        }
+        Ok(request) => asker.ask(request).await,
         Err(error) => Answer::Refused(format!("no such request: {error}")),
     };
     let mut text = serde_json::to_vec(&answer)?;

@@ -4,11 +4,13 @@
 //! It never loads a model and never waits for anything but news.
 
 pub mod control;
+pub mod listener;
 mod notify;
 pub mod plan;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +20,19 @@ use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::control::Answer;
 use self::control::Asked;
+use self::control::Asker;
 use self::control::AtWork;
 use self::control::DaemonStatus;
 use self::control::Request;
 use self::control::ScheduleStatus;
+use self::listener::Handle;
+use self::listener::Listener;
+use self::listener::Seen;
 use self::notify::Notifier;
 use self::plan::Ended;
 use self::plan::Memory;
@@ -51,6 +58,8 @@ pub struct DaemonContext {
     pub program: PathBuf,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Who else may ask it, beside those at its socket.
+    pub listener: Box<dyn Listener>,
 }
 
 /// Follows the home's schedules until it is told to stop.
@@ -63,8 +72,9 @@ pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
     let schedules = load(home)?;
     let memory = Memory::read(&home.daemon_memory())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let lived = runtime.block_on(async {
         let now = context.clock.now();
+        let (asker, mut requests) = Asker::new();
         let mut daemon = Daemon {
             home,
             plan: Plan::new(schedules, memory, now),
@@ -74,10 +84,16 @@ pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
             notifier: Notifier::new(),
             since: now,
             kept: None,
+            asker,
+            seen: watch::Sender::new(Seen::default()),
+            http: None,
             context,
         };
-        daemon.live().await
-    })
+        daemon.live(&mut requests).await
+    });
+    // Somebody may still be reading the archive: the daemon does not wait for that.
+    runtime.shutdown_background();
+    lived
 }
 
 /// Reads the schedules of a home, each together with its settings.
@@ -109,6 +125,10 @@ struct Daemon<'a> {
     since: Timestamp,
     /// What stands in the file.
     kept: Option<Memory>,
+    asker: Asker,
+    seen: watch::Sender<Seen>,
+    /// Where the listener listens.
+    http: Option<SocketAddr>,
 }
 
 /// What the loop is told.
@@ -128,21 +148,23 @@ struct Signals {
 }
 
 impl Daemon<'_> {
-    async fn live(&mut self) -> anyhow::Result<()> {
+    async fn live(&mut self, requests: &mut mpsc::Receiver<Asked>) -> anyhow::Result<()> {
         let mut signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
         };
-        let mut requests = control::listen(&self.home.socket())?;
+        self.listen()?;
+        control::listen(&self.home.socket(), self.asker.clone())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.notifier.ready();
         tracing::info!(schedules = self.plan.schedules().len(), "the daemon is ready");
         while !(self.leaving && self.worker.is_none()) {
-            let news = self.news(&mut tick, &mut signals, &mut requests).await;
+            let news = self.news(&mut tick, &mut signals, requests).await;
             self.take(news);
             self.keep();
+            self.show();
             self.notifier.status(self.in_a_line());
             self.notifier.gone_on();
         }
@@ -245,8 +267,22 @@ impl Daemon<'_> {
         }
     }
 
+    /// Lets the listener listen as its settings say.
+    fn listen(&mut self) -> anyhow::Result<()> {
+        let handle = Handle { asker: self.asker.clone(), seen: self.seen.subscribe() };
+        self.http = self.context.listener.listen(&handle)?;
+        self.show();
+        Ok(())
+    }
+
+    /// Shows the listener what there is to see.
+    fn show(&self) {
+        self.seen.send_replace(Seen { at: Some(Instant::now()), status: self.status() });
+    }
+
     fn reload(&mut self) -> anyhow::Result<()> {
         let schedules = load(self.home)?;
+        self.listen()?;
         tracing::info!(schedules = schedules.len(), "schedules were read again");
         self.plan.replace(schedules, self.context.clock.now());
         Ok(())
@@ -302,6 +338,7 @@ impl Daemon<'_> {
                 worker: self.worker.as_ref().and_then(Worker::pid),
             }),
             schedules: schedules.collect(),
+            http: self.http,
         }
     }
 

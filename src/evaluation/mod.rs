@@ -135,7 +135,8 @@ pub fn metrics(answered: &[Answered], resamples: usize, seed: u64, seconds: f64)
     }
 }
 
-/// Paired differences, in F1 unless said otherwise, on the same questions, with the documents they are about.
+/// Paired differences, in F1 unless said otherwise, on the same questions, with the documents that
+/// they are about.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gains<'a> {
     differences: Vec<f64>,

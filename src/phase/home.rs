@@ -40,6 +40,11 @@ impl Home {
         self.dir.join("daemon.json")
     }
 
+    /// What the night under way is at, or why the last one failed.
+    pub fn progress(&self) -> PathBuf {
+        self.dir.join("progress.json")
+    }
+
     /// The task archive.
     pub fn archive(&self) -> PathBuf {
         self.dir.join("archive.db")

@@ -27,11 +27,11 @@ const EXAMPLES: usize = 12;
 
 /// A bar.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct Bar {
-    name: String,
-    n: u64,
+pub(crate) struct Bar {
+    pub(crate) name: String,
+    pub(crate) n: u64,
     /// Of the longest, in percent.
-    width: f64,
+    pub(crate) width: f64,
 }
 
 /// The page of a night that is over.
@@ -156,7 +156,7 @@ fn bars(counts: impl IntoIterator<Item = (String, u64)>) -> Vec<Bar> {
 }
 
 /// What became of the drafts, by who made them.
-fn rejections(report: &Report) -> Vec<(String, Vec<Bar>)> {
+pub(super) fn rejections(report: &Report) -> Vec<(String, Vec<Bar>)> {
     let of = |(origin, counts): (&String, &super::report::OriginReport)| {
         let mut fates = vec![("accepted".to_string(), counts.accepted)];
         let mut reasons: Vec<_> =

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use plotters::prelude::*;
 
-/// Width and height, in pixels before scaling.
+/// Width and height of a plot as wide as a page, in pixels before scaling.
 const SIZE: (u32, u32) = (680, 260);
 /// Colours that people with any colour vision tell apart (Okabe and Ito 2008).
 const COLOURS: [RGBColor; 4] =
@@ -12,18 +12,30 @@ const COLOURS: [RGBColor; 4] =
 
 /// A line of a plot.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Series {
+pub(crate) struct Series {
     /// What it shows.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Its points, from left to right. Those with a coordinate that is not finite are left out.
-    pub(super) points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Where a point has an interval: its place, and both ends.
+    pub(crate) intervals: Vec<(f64, (f64, f64))>,
 }
 
 impl Series {
     /// A line of that name.
-    pub(super) fn new(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+    pub(crate) fn new(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let finite = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite();
-        Self { name: name.to_string(), points: points.into_iter().filter(finite).collect() }
+        let points = points.into_iter().filter(finite).collect();
+        Self { name: name.to_string(), points, intervals: Vec::new() }
+    }
+
+    /// The same with intervals, drawn as strokes through its points.
+    pub(crate) fn within(mut self, all: impl IntoIterator<Item = (f64, (f64, f64))>) -> Self {
+        let finite = |(x, (low, high)): &(f64, (f64, f64))| {
+            x.is_finite() && low.is_finite() && high.is_finite()
+        };
+        self.intervals = all.into_iter().filter(finite).collect();
+        self
     }
 }
 
@@ -36,14 +48,30 @@ pub(super) fn lines(
     y_name: &str,
     series: &[Series],
 ) -> anyhow::Result<Option<String>> {
-    let points = || series.iter().flat_map(|series| &series.points);
+    lines_of_size(SIZE, x_name, y_name, series)
+}
+
+/// As [`lines`], of another width and height.
+///
+/// # Errors
+/// When it cannot be drawn.
+pub(crate) fn lines_of_size(
+    size: (u32, u32),
+    x_name: &str,
+    y_name: &str,
+    series: &[Series],
+) -> anyhow::Result<Option<String>> {
+    let points = || series.iter().flat_map(|series| &series.points).copied();
+    let ends = series.iter().flat_map(|series| &series.intervals);
+    let ends = ends.flat_map(|(x, (low, high))| [(*x, *low), (*x, *high)]);
     if points().next().is_none() {
         return Ok(None);
     }
-    let (x, y) = (span(points().map(|(x, _)| *x)), span(points().map(|(_, y)| *y)));
+    let x = span(points().map(|(x, _)| x));
+    let y = span(points().chain(ends).map(|(_, y)| y));
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
@@ -55,7 +83,7 @@ pub(super) fn lines(
             .x_desc(x_name)
             .y_desc(y_name)
             .light_line_style(TRANSPARENT)
-            .x_label_formatter(&|x| label(*x))
+            .x_label_formatter(&|x| whole(*x))
             .y_label_formatter(&|y| label(*y))
             .draw()?;
         for (series, colour) in series.iter().zip(COLOURS.iter().cycle()) {
@@ -66,6 +94,9 @@ pub(super) fn lines(
                 ))?
                 .label(&series.name)
                 .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+            chart.draw_series(series.intervals.iter().map(|(x, (low, high))| {
+                PathElement::new([(*x, *low), (*x, *high)], colour.mix(0.5).stroke_width(2))
+            }))?;
             // A line of one point would not be seen.
             let dots = series.points.iter().map(|point| Circle::new(*point, 2, colour.filled()));
             chart.draw_series(dots)?;
@@ -88,6 +119,12 @@ fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
     });
     let margin = if high > low { (high - low) * 0.05 } else { low.abs().max(1.0) * 0.1 };
     low - margin..high + margin
+}
+
+/// A number at an axis of nights, rounds or steps, between which there is nothing.
+fn whole(value: f64) -> String {
+    let is_whole = (value - value.round()).abs() < 1e-9;
+    if is_whole { label(value) } else { String::new() }
 }
 
 /// A number at an axis.

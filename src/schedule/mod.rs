@@ -152,6 +152,10 @@ impl Schedule {
             }
             _ => return Err(wrong("give either `until` or `minutes`, when a night ends".into())),
         }
+        if schedule.settings.contains_key("http") {
+            let why = "`settings.http` is of no night; it belongs in the home's nightschool.toml";
+            return Err(wrong(why.into()));
+        }
         let layer = format!("{origin}, [settings]");
         config::load(&[(&layer, &schedule.settings.to_string())], &[])?;
         Ok(schedule)

@@ -1,9 +1,9 @@
 //! Where the model lives: in this process, or in a worker, a child process of the same program.
 //!
 //! A night asks a [`ModelHost`] for text, for scores and for training, and does not know which it
-//! is. A worker has no state that matters: what it needs is sent with each request, what comes of it
-//! is sent back over a pipe, and only the process that owns the home writes to it. So a worker may
-//! be killed at any time; another one is started and asked the same again, to the same answer.
+//! is. A worker has no state that matters: what it needs is sent with each request, what comes of
+//! it is sent back over a pipe, and only the process that owns the home writes to it. So a worker
+//! may be killed at any time; another one is started and asked the same again, to the same answer.
 //!
 //! - `local`: the model in this process;
 //! - `wire`: what parent and worker tell each other; `serve`: the worker's side;

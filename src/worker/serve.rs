@@ -38,8 +38,8 @@ use crate::trainer::batch::Example;
 /// How often the worker says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Answers until `input` ends: then the parent is gone, or needs nothing more, and the process ends,
-/// whatever is under way in it.
+/// Answers until `input` ends: then the parent is gone, or needs nothing more, and the process
+/// ends, whatever is under way in it.
 ///
 /// # Errors
 /// When nothing was asked by then, or the model cannot be opened and the parent does not read.

@@ -29,7 +29,8 @@ use crate::night::school::School;
 
 const NIGHTLY: &str = "about = \"\"\ncron = \"0 1 * * *\"\nzone = \"UTC\"\nuntil = \"06:00\"\nmissed = \"run_once\"\n";
 const HOURLY: &str = "about = \"\"\ncron = \"0 * * * *\"\nzone = \"UTC\"\nminutes = 30\n";
-const NEVER_DUE: &str = "about = \"\"\ncron = \"0 0 29 2 *\"\nzone = \"UTC\"\nminutes = 60\n";
+pub(crate) const NEVER_DUE: &str =
+    "about = \"\"\ncron = \"0 0 29 2 *\"\nzone = \"UTC\"\nminutes = 60\n";
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -157,9 +158,9 @@ fn what_was_done_is_remembered_and_a_pause_too() {
 }
 
 /// A daemon of its own process; killed when the test is over.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
-    home: Home,
+    pub(crate) home: Home,
     /// What systemd would be told.
     told: mpsc::Receiver<String>,
 }
@@ -172,7 +173,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    fn start(mut command: Command, home: &Path, notify: &Path) -> Self {
+    pub(crate) fn start(mut command: Command, home: &Path, notify: &Path) -> Self {
         let socket = UnixDatagram::bind(notify).unwrap();
         let (sender, told) = mpsc::channel();
         // Like systemd, it always listens: a sender waits while too many messages lie unread.
@@ -197,7 +198,7 @@ impl Daemon {
     }
 
     /// Waits until systemd is told something that begins so.
-    fn wait_for(&self, what: &str) -> String {
+    pub(crate) fn wait_for(&self, what: &str) -> String {
         loop {
             let text = self.told.recv_timeout(Duration::from_secs(60));
             let text = text.unwrap_or_else(|_| panic!("no {what}"));
@@ -207,24 +208,24 @@ impl Daemon {
         }
     }
 
-    fn signal(&self, signal: i32) {
+    pub(crate) fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).unwrap();
         // SAFETY: a signal to a child of this test.
         unsafe { libc::kill(pid, signal) };
     }
 
-    fn ask(&self, request: &Request) -> Answer {
+    pub(crate) fn ask(&self, request: &Request) -> Answer {
         control::ask(&self.home.socket(), request).unwrap().expect("a daemon")
     }
 
-    fn status(&self) -> DaemonStatus {
+    pub(crate) fn status(&self) -> DaemonStatus {
         match self.ask(&Request::Status) {
             Answer::Status(status) => status,
             Answer::Refused(why) => panic!("{why}"),
         }
     }
 
-    fn until(&self, what: &str, holds: impl Fn(&DaemonStatus) -> bool) -> DaemonStatus {
+    pub(crate) fn until(&self, what: &str, holds: impl Fn(&DaemonStatus) -> bool) -> DaemonStatus {
         let end = Instant::now() + Duration::from_secs(120);
         loop {
             let status = self.status();
@@ -240,7 +241,7 @@ impl Daemon {
         self.status().schedules[0].last.clone().unwrap_or_default()
     }
 
-    fn exit(&mut self) -> Option<i32> {
+    pub(crate) fn exit(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }

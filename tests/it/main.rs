@@ -27,6 +27,7 @@ mod fetch;
 mod fetch_hub;
 mod game;
 mod gate;
+mod http;
 mod ingest;
 mod metrics;
 mod night;
