@@ -264,14 +264,22 @@ pub fn remove_stale(directory: &Path) -> Result<usize, DurableError> {
     Ok(removed)
 }
 
+/// Bytes that are free to this user where `path` is, or will be.
+///
+/// # Errors
+/// [`DurableError::Io`] when the system does not say.
+pub fn free_bytes(path: &Path) -> Result<u64, DurableError> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
+    fs4::available_space(existing)
+        .map_err(|error| DurableError::io("ask for the free space of", existing, error))
+}
+
 /// Fails unless `needed` bytes are free to this user where `path` is, or will be.
 ///
 /// # Errors
 /// [`DurableError::TooLittleSpace`], or [`DurableError::Io`] when the system does not say.
 pub fn ensure_free(path: &Path, needed: u64) -> Result<(), DurableError> {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
-    let available = fs4::available_space(existing)
-        .map_err(|error| DurableError::io("ask for the free space of", existing, error))?;
+    let available = free_bytes(path)?;
     if available < needed {
         return Err(DurableError::TooLittleSpace { path: path.to_path_buf(), needed, available });
     }

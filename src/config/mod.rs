@@ -6,6 +6,7 @@
 mod balance;
 mod check;
 mod curriculum;
+mod disk;
 pub mod experiment;
 mod inference;
 mod locate;
@@ -30,6 +31,7 @@ pub use self::balance::Balance;
 pub use self::curriculum::Admit;
 pub use self::curriculum::Curriculum;
 pub use self::curriculum::SamplerName;
+pub use self::disk::Disk;
 pub use self::inference::DeviceName;
 pub use self::inference::Inference;
 pub use self::inference::KvType;
@@ -137,6 +139,8 @@ pub struct Settings {
     pub remote: Remote,
     /// What is kept of past nights.
     pub retention: Retention,
+    /// How much of the disk is left free.
+    pub disk: Disk,
 }
 
 /// How passages are found.

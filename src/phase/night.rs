@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use super::disk;
+use super::disk::Stage;
 use super::home::Home;
 use super::ingest;
 use super::metrics;
@@ -37,9 +39,6 @@ use crate::rng;
 use crate::task::Passage;
 use crate::task::Split;
 use crate::trainer::checkpoint::Circumstances;
-
-/// Free disk space without which a night does not begin: adapters, checkpoints, the archive.
-const FREE_BYTES: u64 = 1 << 30;
 
 /// What a night needs from outside its home.
 pub struct NightContext {
@@ -95,7 +94,7 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     std::fs::create_dir_all(home.dir())
         .with_context(|| format!("cannot create the home {}", home.dir().display()))?;
     let _lock = HomeLock::acquire(home.dir())?;
-    durable::ensure_free(home.dir(), FREE_BYTES)?;
+    disk::ensure_floor(home, settings)?;
     let archive = Archive::open(&home.archive(), context.clock.clone())?;
     let unfinished = archive.current_unfinished_night()?;
     let settings = match &unfinished {
@@ -105,7 +104,7 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
                 format!("night {} cannot be continued by this program", night.number)
             })?;
             // Where servers are is no part of what the night does: they may have moved.
-            Settings { remote: settings.remote.clone(), ..stored }
+            Settings { remote: settings.remote.clone(), disk: settings.disk, ..stored }
         }
         None => settings.clone(),
     };
@@ -122,18 +121,21 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     // unfinished.
     let (model, base) = open_model::load(&archive, &settings, &context.model)?;
     let remote = remote::connect(&settings, &model)?;
+    let begun = unfinished.as_ref().map(|night| night.number);
+    disk::ensure_night(home, &archive, &settings, model.decoder.config(), begun)?;
     let number = match unfinished {
         Some(night) => night.number,
         None => archive.begin_night(settings.seed, &serde_json::to_value(&settings)?)?.number,
     };
-    tidy_up(|| retention::remove_marked(home, &archive));
+    tidy_up(|| retention::remove_noted(home, &archive));
     let model = (model, &base, remote);
     let night = Night::open(home, &archive, number, settings, model, context)?;
     let report = night.phases(suite.as_ref(), sealed.as_ref(), start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
     write_page(home, &archive, number);
-    tidy_up(|| retention::remove_marked(home, &archive));
+    tidy_up(|| retention::remove_noted(home, &archive));
     tidy_up(|| night.remove_old_checkpoints());
+    tidy_up(|| retention::remove_old_pages(home, night.settings.retention.reports));
     Ok(report)
 }
 
@@ -184,8 +186,10 @@ impl<'a> Night<'a> {
         context: &NightContext,
     ) -> anyhow::Result<Self> {
         let mut described = serde_json::to_value(&settings)?;
-        // Training does not depend on where its rollouts were made.
-        described.as_object_mut().map(|settings| settings.remove("remote"));
+        // Training does not depend on where its rollouts were made, nor on what stays free.
+        for apart in ["remote", "disk"] {
+            described.as_object_mut().map(|settings| settings.remove(apart));
+        }
         let circumstances = Circumstances {
             settings: described,
             base: model.name.clone(),
@@ -221,6 +225,7 @@ impl<'a> Night<'a> {
         // First: no draft may repeat a question of them.
         let human = human.map(|source| self.human_suite(source)).transpose()?;
         let sealed = sealed.map(|source| self.human_suite(source)).transpose()?;
+        self.ensure_space(Stage::Drafts)?;
         self.verify_stale()?;
         self.propose_by_code()?;
         let mut suites = match human {
@@ -233,8 +238,10 @@ impl<'a> Night<'a> {
         self.evaluate(suite, &live)?;
         let incumbent = self.demote_if_worse(suite, live)?;
         let mut policy = self.policy_at(&incumbent)?;
+        self.ensure_space(Stage::WarmStart)?;
         self.warm_start(&incumbent, &mut policy)?;
         for round in 0..self.settings.solve.rounds as u32 {
+            self.ensure_space(Stage::Round(round))?;
             if !self.affords(round)? || !self.play_round(round, &mut policy)? {
                 break;
             }
@@ -245,7 +252,7 @@ impl<'a> Night<'a> {
         }
         self.decide(suite, &incumbent, &candidate)?;
         self.read_sealed(&suites)?;
-        self.retain_versions()?;
+        self.retain()?;
         let report = self.report(suite, start.elapsed())?;
         metrics::show_guards(&report.guards);
         self.write_metrics(self.stop()?);
