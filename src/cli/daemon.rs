@@ -19,6 +19,7 @@ use crate::daemon::control::Answer;
 use crate::daemon::control::DaemonStatus;
 use crate::daemon::control::Request;
 use crate::phase::home::Home;
+use crate::phase::notify;
 
 #[derive(Debug, Args)]
 #[command(before_help = "\
@@ -43,7 +44,11 @@ pub(super) fn run(global: &Global, args: &DaemonArgs) -> anyhow::Result<()> {
         return ask(&home, &Request::Status, args.json);
     }
     if args.check {
-        let names: Vec<String> = daemon::load(&home)?.into_keys().collect();
+        let schedules = daemon::load(&home)?;
+        for (name, schedule) in &schedules {
+            notify::check(&daemon::settings_of(&home, name, schedule)?.notify)?;
+        }
+        let names: Vec<String> = schedules.into_keys().collect();
         return Output::new(args.json.json)
             .show(&serde_json::json!({ "schedules": names }), || {
                 format!("{} schedules, all fine: {}", names.len(), names.join(", "))

@@ -7,6 +7,7 @@ use crate::archive::ArchiveError;
 use crate::config::ConfigError;
 use crate::durable::DurableError;
 use crate::inference::GenerateError;
+use crate::machine;
 use crate::model::fetch::FetchError;
 use crate::phase::disk::NoSpace;
 use crate::schedule::ScheduleError;
@@ -185,8 +186,11 @@ fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
 pub(super) fn report(error: &anyhow::Error) -> Exit {
     let exit = exit_of(error);
     if exit != Exit::Ok {
-        // Nothing is left to tell a person whose stderr is closed too.
-        let _ = writeln!(anstream::stderr(), "\x1b[1;31merror\x1b[0m: {}", message(error));
+        // The journal reads a priority off the beginning of a line. Nothing is left to tell a person
+        // whose stderr is closed too.
+        let priority = if machine::has_journal() { "<3>" } else { "" };
+        let text = message(error);
+        let _ = writeln!(anstream::stderr(), "{priority}\x1b[1;31merror\x1b[0m: {text}");
     }
     exit
 }

@@ -8,17 +8,26 @@ use clap::Args;
 use super::Global;
 use super::Json;
 use super::Output;
+use super::errors;
+use super::errors::Exit;
 use super::errors::UsageError;
 use super::interrupt;
 use super::places;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
+use crate::clock::Clock as _;
 use crate::clock::SystemClock;
+use crate::config::Notify;
+use crate::config::Outcome;
+use crate::daemon::control;
 use crate::phase::home::Home;
 use crate::phase::ingest;
 use crate::phase::night;
 use crate::phase::night::NightContext;
+use crate::phase::notify;
+use crate::phase::notify::Message;
 use crate::phase::open_model::ModelContext;
+use crate::phase::report::Report;
 use crate::schedule::Schedule;
 
 #[derive(Debug, Args)]
@@ -65,8 +74,31 @@ pub(super) fn run(global: &Global, args: &NightArgs) -> anyhow::Result<()> {
         suite: None,
         clock: Arc::new(SystemClock),
     };
-    let report = night::run(&home, &settings, &context)?;
+    let ended = night::run(&home, &settings, &context);
+    tell(&home, &settings.notify, &ended);
+    let report = ended?;
     Output::new(args.json.json).show(&report, || report.render())
+}
+
+/// Tells of a night that a person began; of the daemon's nights the daemon does, which also sees
+/// how its worker died.
+fn tell(home: &Home, settings: &Notify, ended: &anyhow::Result<Report>) {
+    if !settings.is_on() || control::is_worker_of(&home.socket()) {
+        return;
+    }
+    let now = SystemClock.now();
+    let message = match ended {
+        Ok(_) => Message::of_finished(home, None, now),
+        Err(error) => {
+            let outcome = match errors::exit_of(error) {
+                Exit::Interrupted => Outcome::Stopped,
+                Exit::Config | Exit::Usage => Outcome::Refused,
+                _ => Outcome::Failed,
+            };
+            Message::of_night(home, None, outcome, &errors::message(error), now)
+        }
+    };
+    notify::tell(settings, &message);
 }
 
 /// Fails, before anything is fetched or made, when there is nothing to learn from.

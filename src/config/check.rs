@@ -75,6 +75,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     settings.curriculum.check()?;
     settings.balance.check()?;
     settings.disk.check()?;
+    settings.notify.check()?;
     let dropout = settings.train.dropout;
     if !(0.0..1.0).contains(&dropout) {
         let reason = format!("is {dropout}; it must be at least 0 and below 1");

@@ -11,6 +11,7 @@ pub mod experiment;
 mod inference;
 mod locate;
 mod methods;
+mod notify;
 mod propose;
 mod remote;
 mod retention;
@@ -41,6 +42,8 @@ pub use self::methods::Correction;
 pub use self::methods::Decay;
 pub use self::methods::GroupKey;
 pub use self::methods::ObjectiveName;
+pub use self::notify::Notify;
+pub use self::notify::Outcome;
 pub use self::propose::HOPS_MAX;
 pub use self::propose::Hops;
 pub use self::propose::Propose;
@@ -141,6 +144,9 @@ pub struct Settings {
     pub retention: Retention,
     /// How much of the disk is left free.
     pub disk: Disk,
+    /// Who is told of a night's end.
+    #[serde(default, skip_serializing)]
+    pub notify: Notify,
 }
 
 /// How passages are found.

@@ -4,6 +4,7 @@
 //! It never loads a model and never waits for anything but news.
 
 pub mod control;
+mod messages;
 mod notify;
 pub mod plan;
 mod worker;
@@ -26,6 +27,7 @@ use self::control::AtWork;
 use self::control::DaemonStatus;
 use self::control::Request;
 use self::control::ScheduleStatus;
+use self::messages::Messages;
 use self::notify::Notifier;
 use self::plan::Ended;
 use self::plan::Memory;
@@ -34,6 +36,7 @@ use self::plan::Plan;
 use self::worker::Worker;
 use crate::clock::Clock;
 use crate::config;
+use crate::config::Settings;
 use crate::durable::HomeLock;
 use crate::phase::home::Home;
 use crate::schedule::Schedule;
@@ -61,6 +64,8 @@ pub struct DaemonContext {
 pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
     let _lock = HomeLock::acquire_for_daemon(home.dir())?;
     let schedules = load(home)?;
+    let mut messages = Messages::new();
+    messages.follow(home, &schedules);
     let memory = Memory::read(&home.daemon_memory())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -72,6 +77,7 @@ pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
             stop_by: None,
             leaving: false,
             notifier: Notifier::new(),
+            messages,
             since: now,
             kept: None,
             context,
@@ -85,15 +91,23 @@ pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
 /// # Errors
 /// When one of them is refused.
 pub fn load(home: &Home) -> anyhow::Result<BTreeMap<String, Schedule>> {
+    let schedules = Schedule::read_all(&home.schedules())?;
+    for (name, schedule) in &schedules {
+        settings_of(home, name, schedule)?;
+    }
+    Ok(schedules)
+}
+
+/// The settings of a schedule's nights.
+///
+/// # Errors
+/// When they are refused.
+pub fn settings_of(home: &Home, name: &str, schedule: &Schedule) -> anyhow::Result<Settings> {
     let file = home.config();
     let own = if file.exists() { config::read_layer(&file)? } else { String::new() };
     let origin = file.display().to_string();
-    let schedules = Schedule::read_all(&home.schedules())?;
-    for (name, schedule) in &schedules {
-        let layer = format!("schedule {name}, [settings]");
-        config::load(&[(&origin, &own), (&layer, &schedule.settings.to_string())], &[])?;
-    }
-    Ok(schedules)
+    let layer = format!("schedule {name}, [settings]");
+    Ok(config::load(&[(&origin, &own), (&layer, &schedule.settings.to_string())], &[])?)
 }
 
 struct Daemon<'a> {
@@ -106,6 +120,7 @@ struct Daemon<'a> {
     /// Whether the daemon ends once the worker has.
     leaving: bool,
     notifier: Notifier,
+    messages: Messages,
     since: Timestamp,
     /// What stands in the file.
     kept: Option<Memory>,
@@ -148,6 +163,7 @@ impl Daemon<'_> {
         }
         // A socket that nobody listens at would only make clients wait.
         let _ = std::fs::remove_file(self.home.socket());
+        self.messages.finish();
         tracing::info!("the daemon ends");
         Ok(())
     }
@@ -181,10 +197,7 @@ impl Daemon<'_> {
             News::Ended(how) => {
                 self.worker = None;
                 self.stop_by = None;
-                // What was stopped because the daemon ends, the next daemon goes on with.
-                if !(self.leaving && how == Ended::Stopped) {
-                    self.plan.ended(&how, self.context.clock.now());
-                }
+                self.ended(&how);
             }
             News::Asked((request, to)) => {
                 let answer = self.answer(request);
@@ -203,6 +216,19 @@ impl Daemon<'_> {
                 self.leaving = true;
                 self.stop_worker();
             }
+        }
+    }
+
+    /// Notes how a night ended, and has it told.
+    fn ended(&mut self, how: &Ended) {
+        let now = self.context.clock.now();
+        let schedule = self.plan.current().map(|attempt| attempt.schedule.clone());
+        // What was stopped because the daemon ends, the next daemon goes on with.
+        if !(self.leaving && *how == Ended::Stopped) {
+            self.plan.ended(how, now);
+        }
+        if let Some(schedule) = schedule {
+            self.messages.night_ended(self.home, &self.plan, &schedule, how, now);
         }
     }
 
@@ -232,9 +258,7 @@ impl Daemon<'_> {
                 tracing::info!(schedule, pid = worker.pid(), "a night begins");
                 self.worker = Some(worker);
             }
-            Err(error) => {
-                self.plan.ended(&Ended::Failed(format!("{error:#}")), self.context.clock.now());
-            }
+            Err(error) => self.ended(&Ended::Failed(format!("{error:#}"))),
         }
     }
 
@@ -248,6 +272,7 @@ impl Daemon<'_> {
     fn reload(&mut self) -> anyhow::Result<()> {
         let schedules = load(self.home)?;
         tracing::info!(schedules = schedules.len(), "schedules were read again");
+        self.messages.follow(self.home, &schedules);
         self.plan.replace(schedules, self.context.clock.now());
         Ok(())
     }

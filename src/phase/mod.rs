@@ -24,6 +24,7 @@ pub mod known;
 pub mod metrics;
 pub mod mixture;
 pub mod night;
+pub mod notify;
 pub mod open_model;
 pub mod page;
 mod pick;
