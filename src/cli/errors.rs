@@ -186,8 +186,8 @@ fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
 pub(super) fn report(error: &anyhow::Error) -> Exit {
     let exit = exit_of(error);
     if exit != Exit::Ok {
-        // The journal reads a priority off the beginning of a line. Nothing is left to tell a person
-        // whose stderr is closed too.
+        // The journal reads a priority off the beginning of a line. Nothing is left to tell a
+        // person whose stderr is closed too.
         let priority = if machine::has_journal() { "<3>" } else { "" };
         let text = message(error);
         let _ = writeln!(anstream::stderr(), "{priority}\x1b[1;31merror\x1b[0m: {text}");

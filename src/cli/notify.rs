@@ -29,8 +29,8 @@ pub(super) struct NotifyArgs {
 
 pub(super) fn run(global: &Global, args: &NotifyArgs) -> anyhow::Result<()> {
     if !args.test {
-        let message = "nights send their messages themselves; `nightschool notify --test` sends one \
-                       that tells of nothing";
+        let message = "nights send their messages themselves; `nightschool notify --test` sends \
+                       one that tells of nothing";
         return Err(UsageError(message.to_string()).into());
     }
     let home = places::home(global)?;
