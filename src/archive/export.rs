@@ -181,12 +181,12 @@ fn turns(steps: &[(Owner, usize)]) -> usize {
 fn attempts(tx: &Transaction<'_>, task: &str) -> Result<Vec<Attempt>, Failure> {
     let mut statement = tx.prepare_cached(&format!(
         "SELECT night, round, ordinal, model_version, answer, stop, retrieved_json, exact_match,
-                f1, reward, steps_json, {} IS NOT NULL
+                f1, reward, steps_json, {}
          FROM rollout r WHERE task_id = ?1 AND NOT EXISTS (
              SELECT 1 FROM group_start g
              WHERE g.task_id = r.task_id AND g.night = r.night AND g.round = r.round)
          ORDER BY night, round, ordinal",
-        tokens::removed_night("r.night")
+        tokens::are_removed("r.night")
     ))?;
     let attempts = statement.query_map([task], |row| {
         Ok(Attempt {

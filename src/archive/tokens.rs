@@ -24,6 +24,11 @@ pub(super) fn removed_night(night: &str) -> String {
     )
 }
 
+/// Whether the tokens of a row of the night `{}` were removed, as SQL.
+pub(super) fn are_removed(night: &str) -> String {
+    format!("coalesce({night} <= (SELECT max(until_night) FROM token_removal), 0)")
+}
+
 /// What is emptied of a night (`?1`), so many rows (`?2`) at a time.
 const BATCHES: [&str; 2] = [
     "UPDATE rollout SET tokens = x'', logprobs = x'', prompt_id = NULL WHERE rowid IN (

@@ -39,7 +39,7 @@ const NAMED: usize = 2;
      --disk` says what can go; the same command goes on then",
     home.display(),
     readable(*free),
-    readable(*floor + growth.sum()),
+    readable(floor.saturating_add(growth.sum())),
     growth.described(),
     readable(*floor),
     largest_described(largest)
@@ -77,7 +77,7 @@ struct Growth {
 
 impl Growth {
     fn sum(self) -> u64 {
-        self.adapters + self.checkpoints + self.archive
+        self.adapters.saturating_add(self.checkpoints).saturating_add(self.archive)
     }
 
     fn described(self) -> String {
@@ -133,7 +133,7 @@ pub(super) fn ensure_night(
         if estimate.is_ahead(stage, number)? {
             let growth = estimate.of(stage)?;
             all.adapters += growth.adapters;
-            all.archive += growth.archive;
+            all.archive = all.archive.saturating_add(growth.archive);
             // Later ones take the place of earlier ones.
             all.checkpoints = all.checkpoints.max(growth.checkpoints);
         }
@@ -162,7 +162,7 @@ impl Night<'_> {
 
 fn ensure(home: &Home, settings: &Settings, what: String, growth: Growth) -> anyhow::Result<()> {
     let (free, floor) = (durable::free_bytes(home.dir())?, settings.disk.floor_bytes());
-    if free >= floor + growth.sum() {
+    if free >= floor.saturating_add(growth.sum()) {
         return Ok(());
     }
     // Looked at now only: it reads all folders of the home. That it fails must not hide the rest.
@@ -197,10 +197,9 @@ impl Estimate<'_> {
 
     fn of(&self, stage: Stage) -> anyhow::Result<Growth> {
         let propose = &self.settings.propose;
+        let drafts = |n: usize| (n as u64).saturating_mul(DRAFT_BYTES);
         Ok(match stage {
-            Stage::Drafts => {
-                Growth { archive: propose.code_drafts as u64 * DRAFT_BYTES, ..Growth::default() }
-            }
+            Stage::Drafts => Growth { archive: drafts(propose.code_drafts), ..Growth::default() },
             Stage::WarmStart => Growth {
                 adapters: self.adapter() * self.slots(),
                 checkpoints: self.checkpoints(self.slots()),
@@ -209,7 +208,7 @@ impl Estimate<'_> {
             Stage::Round(_) => Growth {
                 adapters: self.adapter() * self.slots(),
                 checkpoints: self.checkpoints(COURSES),
-                archive: propose.model_drafts as u64 * DRAFT_BYTES + self.rollouts()?,
+                archive: drafts(propose.model_drafts).saturating_add(self.rollouts()?),
             },
         })
     }
@@ -237,7 +236,7 @@ impl Estimate<'_> {
     fn checkpoints(&self, courses: u64) -> u64 {
         let kept = retention::WHILE_TRAINING.max(self.settings.retention.checkpoints) as u64;
         // One is written before the oldest goes.
-        let all = courses * kept + 1;
+        let all = (courses * kept).saturating_add(1);
         let bytes = all.saturating_mul(CHECKPOINT_PARTS * self.adapter());
         bytes.saturating_sub(usage::bytes_below(&self.home.checkpoints()))
     }
@@ -249,6 +248,6 @@ impl Estimate<'_> {
             Some(bytes) => bytes,
             None => solve.max_tokens as u64 * TOKEN_BYTES + ROLLOUT_BYTES,
         };
-        Ok((solve.tasks * solve.rollouts) as u64 * each)
+        Ok((solve.tasks as u64).saturating_mul(solve.rollouts as u64).saturating_mul(each))
     }
 }

@@ -48,6 +48,8 @@ pub enum What {
     Backups,
     /// What a restored backup took the place of.
     BeforeRestore,
+    /// Homes of experiments and of the demo.
+    OtherHomes,
     /// What a process that was cut off wrote aside.
     LeftBehind,
     /// Settings, schedules, prompts, metrics.
@@ -72,6 +74,7 @@ impl What {
             Self::Reports => "reports",
             Self::Backups => "backups",
             Self::BeforeRestore => "before a restore",
+            Self::OtherHomes => "experiments and demo",
             Self::LeftBehind => "left behind",
             Self::Other => "settings and the rest",
             Self::Model => "model",
@@ -202,7 +205,7 @@ impl Look<'_> {
             let (more, of_them) = measure(&mut self.seen, path);
             (files, bytes) = (files + more, bytes + of_them);
         }
-        if files > 0 {
+        if bytes > 0 {
             let reclaimable = if means == Means::None { 0 } else { bytes };
             self.parts.push(Part { what, path, files, bytes, reclaimable, means, note });
         }
@@ -308,6 +311,9 @@ impl Look<'_> {
         let note = "the home as it was before `archive restore`";
         let means = Means::Delete(before.clone());
         self.add(What::BeforeRestore, dir.clone(), &before, means, note);
+        let homes = self.named(|name| name == "experiments" || name == "demo");
+        let note = "homes of their own; delete one when its figures are needed no more";
+        self.add(What::OtherHomes, dir.clone(), &homes, Means::None, note);
         let aside = self.named(|name| name.starts_with(".partial-") || name == "restore.partial");
         let means = self.delete_when_idle(&aside);
         let note = "by a process that was cut off";

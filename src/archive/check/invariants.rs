@@ -138,7 +138,7 @@ pub(super) fn blobs(connection: &Connection) -> rusqlite::Result<Vec<Finding>> {
     let of_rollouts = format!(
         "SELECT rowid, task_id, night, steps_json, tokens, logprobs, {} FROM rollout
          WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
-        tokens::removed_night("rollout.night")
+        tokens::are_removed("rollout.night")
     );
     let of_prompts = "SELECT rowid, NULL, NULL, id, tokens FROM prompt
                       WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
@@ -146,7 +146,7 @@ pub(super) fn blobs(connection: &Connection) -> rusqlite::Result<Vec<Finding>> {
         "SELECT p.rowid, t.id, d.night, p.steps_json, p.tokens, p.logprobs, {}
          FROM proposal p JOIN draft d ON d.id = p.draft_id LEFT JOIN task t ON t.id = d.id
          WHERE p.rowid > ?1 ORDER BY p.rowid LIMIT ?2",
-        tokens::removed_night("d.night")
+        tokens::are_removed("d.night")
     );
     let mut findings = Vec::new();
     findings.extend(blobs_of(connection, "rollout", &of_rollouts, unpack)?.0);
@@ -209,7 +209,7 @@ fn unpack(row: &Row<'_>) -> Result<(), String> {
         .map(serde_json::from_value)
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
-    let noted = row.get::<_, Option<u32>>(6).map_err(text)?.is_some();
+    let noted: bool = row.get(6).map_err(text)?;
     let empty = |column| Ok(row.get_ref(column)? == ValueRef::Blob(&[]));
     if noted && empty(4).map_err(text)? && empty(5).map_err(text)? {
         return Ok(());
