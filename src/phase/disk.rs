@@ -35,8 +35,8 @@ const NAMED: usize = 2;
 /// goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} has {} free, and {what} needs {}: {}{} that stay free (disk.floor_gb). {}`nightschool doctor \
-     --disk` says what can go; the same command goes on then",
+    "{} has {} free, and {what} needs {}: {}{} that stay free (disk.floor_gb). {}`nightschool \
+     doctor --disk` says what can go; the same command goes on then",
     home.display(),
     readable(*free),
     readable(floor.saturating_add(growth.sum())),

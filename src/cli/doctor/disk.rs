@@ -94,7 +94,8 @@ impl Disk {
             false => "",
         };
         format!(
-            "{}\n\n{} taken, of which {} can go; {} free, {} of them stay free (disk.floor_gb){busy}",
+            "{}\n\n{} taken, of which {} can go; {} free, of which {} stay free \
+             (disk.floor_gb){busy}",
             table(&["what", "bytes", "can go", "how"], rows),
             sum(|part| part.bytes),
             sum(|part| part.reclaimable_bytes),
