@@ -300,9 +300,18 @@ impl Look<'_> {
         let note = "`run report N` makes each again; `retention.reports` keeps the newest";
         let means = Means::Delete(vec![reports.clone()]);
         self.add(What::Reports, reports.clone(), std::slice::from_ref(&reports), means, note);
-        let note = "makes one more and removes all older ones; weights are shared with the home";
-        let means = Means::Command("archive backup --keep 1");
+        let all: Vec<PathBuf> =
+            entries(&backups).into_iter().filter(|path| path.is_dir()).collect();
+        let newest = all.last().map_or(0, |newest| bytes_below(newest));
+        let means = match all.len() {
+            0 | 1 => Means::None,
+            _ => Means::Command("archive backup --keep 1"),
+        };
+        let note = "a new one takes the place of all; weights are shared with the home";
         self.add(What::Backups, backups.clone(), std::slice::from_ref(&backups), means, note);
+        if let Some(part) = self.parts.last_mut().filter(|part| part.what == What::Backups) {
+            part.reclaimable = part.reclaimable.saturating_sub(newest);
+        }
     }
 
     fn rest(&mut self) {
