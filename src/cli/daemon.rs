@@ -45,6 +45,7 @@ pub(super) fn run(global: &Global, args: &DaemonArgs) -> anyhow::Result<()> {
     }
     if args.check {
         let schedules = daemon::load(&home)?;
+        notify::check(&places::settings(global, &home, &[], &[])?.notify)?;
         for (name, schedule) in &schedules {
             notify::check(&daemon::settings_of(&home, name, schedule)?.notify)?;
         }

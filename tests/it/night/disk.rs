@@ -37,6 +37,48 @@ fn a_night_begins_nothing_without_room_and_goes_on_later() {
     assert_eq!(school.adapters(), undisturbed.adapters());
 }
 
+/// A night on a small disk, on which a file grows as soon as training begins; then again without
+/// the file. `$0` is the home.
+const GROWING: &str = r#"set -e
+cp -a "$0" "$0.copy"
+mount -t tmpfs -o size=80m none "$0"
+cp -a "$0.copy/." "$0"
+"$@" > /dev/null 2> "$0.log" &
+night=$!
+until grep -q "started: warm start" "$0.log"; do sleep 0.01; done
+head -c 45000000 /dev/zero > "$0/ballast"
+if wait $night; then echo went on; else echo ended with $?; fi
+rm "$0/ballast"
+"$@" > "$0.report" 2> "$0.log-again"
+"#;
+
+/// Says nothing on machines that let nobody mount a folder for itself.
+#[test]
+fn a_night_stops_before_a_round_for_which_there_is_no_room() {
+    let school = School::counting();
+    let mount = ["--user", "--map-root-user", "--mount", "sh", "-c"];
+    let tried = Command::new("unshare").args(mount).arg("mount -t tmpfs none /mnt").output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return;
+    }
+    let night = school.night_with(&["disk.floor_gb=0.05"]);
+    let mut command = Command::new("unshare");
+    command.args(mount).arg(GROWING).arg(school.home());
+    command.arg(night.get_program()).args(night.get_args());
+    for (name, value) in night.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let output = command.output().unwrap();
+    let read = |name: &str| fs::read_to_string(school.path(name)).unwrap();
+    let said = read("home.log");
+    assert!(output.status.success(), "{output:?}\n{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ended with 74\n", "{said}");
+    assert!(said.contains(" of 2 needs ") && said.contains("settings and the rest (45"), "{said}");
+    assert!(read("home.log-again").contains("going on with the unfinished night"));
+    let report: Value = serde_json::from_str(&read("home.report")).unwrap();
+    assert_eq!(report["night"], 1);
+}
+
 /// The entry of a kind.
 fn part<'v>(disk: &'v Value, what: &str) -> &'v Value {
     let parts = disk["disk"]["parts"].as_array().unwrap();
