@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/archive/version-{1,2,3,4,5,6}.db: archives as earlier programs wrote them.
+"""Makes tests/fixtures/archive/version-{1,2,3,4,5,6,7}.db: archives as earlier programs wrote them.
 
     python3 scripts/make_archive_fixtures.py ARCHIVE
 
@@ -11,7 +11,8 @@ migrations of their time (src/archive/migrations), with the rows that those vers
 version 4 (two nights of the counting school of tests/it/night at commit 8b1a819) makes version 4, and
 one of version 5 (a night of that school on tests/fixtures/corpus_small.md, then an import of what it
 exported of its own documents, at commit 0167e2f) version 5. One of version 6 (the demo of commit
-8617393 with 32 drafts by the model and 8 tasks a round) makes version 6.
+8617393 with 32 drafts by the model and 8 tasks a round) makes version 6, and version 7 by the
+migration of its time, which only dropped an index.
 """
 
 import json
@@ -180,6 +181,16 @@ CUTS = {
 }
 
 
+def make_seven():
+    """Version 6, migrated."""
+    seven = FIXTURES / "version-7.db"
+    seven.write_bytes((FIXTURES / "version-6.db").read_bytes())
+    db = sqlite3.connect(seven, isolation_level=None)
+    db.executescript((MIGRATIONS / "0007_outcomes.sql").read_text())
+    db.execute("PRAGMA user_version = 7")
+    finish(db, seven)
+
+
 def make_later(archive, version):
     """Its file is taken as it is: words are indexed in tables of their own."""
     path = FIXTURES / f"version-{version}.db"
@@ -191,6 +202,8 @@ def make_later(archive, version):
     db.execute("INSERT INTO task_words (task_words) VALUES ('optimize')")
     hide_roots(db)
     finish(db, path)
+    if version == 6:
+        make_seven()
 
 
 def hide_roots(db):

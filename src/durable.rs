@@ -264,11 +264,11 @@ pub fn remove_stale(directory: &Path) -> Result<usize, DurableError> {
     Ok(removed)
 }
 
-/// Bytes free to this user where `path` is, or will be.
+/// Bytes that are free to this user where `path` is, or will be.
 ///
 /// # Errors
 /// [`DurableError::Io`] when the system does not say.
-pub fn free_space(path: &Path) -> Result<u64, DurableError> {
+pub fn free_bytes(path: &Path) -> Result<u64, DurableError> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
     fs4::available_space(existing)
         .map_err(|error| DurableError::io("ask for the free space of", existing, error))
@@ -279,7 +279,7 @@ pub fn free_space(path: &Path) -> Result<u64, DurableError> {
 /// # Errors
 /// [`DurableError::TooLittleSpace`], or [`DurableError::Io`] when the system does not say.
 pub fn ensure_free(path: &Path, needed: u64) -> Result<(), DurableError> {
-    let available = free_space(path)?;
+    let available = free_bytes(path)?;
     if available < needed {
         return Err(DurableError::TooLittleSpace { path: path.to_path_buf(), needed, available });
     }

@@ -1,5 +1,8 @@
 //! What this machine can do and this process uses.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -43,6 +46,22 @@ pub fn gpus() -> Vec<String> {
     let mut all: Vec<String> = entries.filter_map(model).collect();
     all.sort();
     all
+}
+
+/// Whether standard error goes to systemd's journal.
+pub fn has_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned();
+    let found = stderr.and_then(|stderr| File::from(stderr).metadata());
+    found.is_ok_and(|found| is_stream(&stream, found.dev(), found.ino()))
+}
+
+/// Whether `stream`, in the form of `$JOURNAL_STREAM`, is the file of this device and inode. A
+/// program whose standard error was redirected still has the variable.
+pub fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
+    let numbers = stream.split_once(':');
+    let numbers = numbers.and_then(|(of, number)| Some((of.parse().ok()?, number.parse().ok()?)));
+    numbers == Some((device, inode))
 }
 
 /// The rate at which all cores together read memory, in 1e9 bytes a second: the best of several.

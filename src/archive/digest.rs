@@ -142,6 +142,8 @@ fn put_cell(
             put(hasher, timeless.to_string().as_bytes());
         }
         ValueRef::Text(text) => put(hasher, text),
+        // Tokens that were removed.
+        ValueRef::Blob([]) => put(hasher, &[]),
         ValueRef::Blob(blob) => put(hasher, &value::inflate(blob)?),
     }
     Ok(())

@@ -14,6 +14,7 @@ use super::lineage;
 use super::listing::Cursor;
 use super::listing::TaskFilter;
 use super::task::StoredTask;
+use super::tokens;
 use super::value;
 use crate::rollout::Owner;
 use crate::rollout::Score;
@@ -50,6 +51,8 @@ pub struct Attempt {
     pub turns: usize,
     /// Why it ended.
     pub stop: StopReason,
+    /// Whether its tokens were removed.
+    pub tokens_removed: bool,
     /// Ids of the passages it was shown, best first.
     pub retrieved: Vec<String>,
     /// How it was judged.
@@ -176,14 +179,15 @@ fn turns(steps: &[(Owner, usize)]) -> usize {
 
 /// Those that answer the question alone: what went on from an earlier answer was asked otherwise.
 fn attempts(tx: &Transaction<'_>, task: &str) -> Result<Vec<Attempt>, Failure> {
-    let mut statement = tx.prepare_cached(
+    let mut statement = tx.prepare_cached(&format!(
         "SELECT night, round, ordinal, model_version, answer, stop, retrieved_json, exact_match,
-                f1, reward, steps_json
+                f1, reward, steps_json, {}
          FROM rollout r WHERE task_id = ?1 AND NOT EXISTS (
              SELECT 1 FROM group_start g
              WHERE g.task_id = r.task_id AND g.night = r.night AND g.round = r.round)
          ORDER BY night, round, ordinal",
-    )?;
+        tokens::are_removed("r.night")
+    ))?;
     let attempts = statement.query_map([task], |row| {
         Ok(Attempt {
             night: row.get(0)?,
@@ -194,6 +198,7 @@ fn attempts(tx: &Transaction<'_>, task: &str) -> Result<Vec<Attempt>, Failure> {
             stop: value::named(row, 5)?,
             retrieved: value::json(row, 6)?,
             score: Score { exact_match: row.get(7)?, f1: row.get(8)?, reward: row.get(9)? },
+            tokens_removed: row.get(11)?,
             turns: turns(&value::json::<Vec<(Owner, usize)>>(row, 10)?),
         })
     })?;

@@ -15,7 +15,7 @@ use super::value;
 use crate::rollout::Step;
 
 /// How many migrations there are: the schema version this program reads and writes.
-pub(super) const VERSION: u32 = 7;
+pub(super) const VERSION: u32 = 8;
 
 /// All of them; a released one never changes.
 fn all() -> Migrations<'static> {
@@ -37,6 +37,7 @@ fn all() -> Migrations<'static> {
         )
         .foreign_key_check(),
         M::up(include_str!("migrations/0007_outcomes.sql")),
+        M::up(include_str!("migrations/0008_token_removal.sql")),
     ])
 }
 

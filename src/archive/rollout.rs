@@ -18,6 +18,7 @@ use super::error::ArchiveError;
 use super::error::Failure;
 use super::group;
 use super::night::Unit;
+use super::tokens;
 use super::value;
 use crate::rng::content_id;
 use crate::rollout::Owner;
@@ -40,18 +41,26 @@ pub struct StoredRollout {
     /// How its tokens were drawn: protocol, temperature and the like; none where that was not
     /// noted.
     pub sampling: Option<Value>,
+    /// How many tokens the model itself wrote; known also when they were removed.
+    pub model_tokens: usize,
+    /// The night at whose end its tokens were removed; it has no steps then.
+    pub tokens_removed_night: Option<u32>,
 }
 
+/// A rollout's columns; behind them stands when its tokens were removed.
 const ROLLOUT: &str = "SELECT r.night, r.round, r.task_id, r.ordinal, r.model_version, r.answer,
     r.stop, r.queries_json, r.retrieved_json, r.steps_json, r.tokens, r.logprobs, r.exact_match,
     r.f1, r.reward, s.settings_json, p.tokens, g.kind, g.depth, g.from_night, g.from_round,
-    g.from_ordinal, g.steps
-    FROM rollout r LEFT JOIN sampling s ON s.id = r.sampling_id
+    g.from_ordinal, g.steps, ";
+const FROM: &str = " FROM rollout r LEFT JOIN sampling s ON s.id = r.sampling_id
     LEFT JOIN prompt p ON p.id = r.prompt_id
     LEFT JOIN group_start g
         ON g.task_id = r.task_id AND g.night = r.night AND g.round = r.round";
 
 fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
+    let removed: Option<u32> = row.get(23)?;
+    let owners = owners_of(row)?.into_iter();
+    let written = owners.filter(|(owner, _)| *owner == Owner::Model).map(|(_, tokens)| tokens);
     let rollout = Rollout {
         task_id: row.get(2)?,
         index: row.get(3)?,
@@ -60,17 +69,26 @@ fn rollout_of(row: &Row<'_>) -> rusqlite::Result<StoredRollout> {
         stop: value::named(row, 6)?,
         queries: value::json(row, 7)?,
         retrieved: value::json(row, 8)?,
-        steps: steps_of(row)?,
+        steps: if removed.is_some() { Vec::new() } else { steps_of(row)? },
         start: group::start_of(row, 17)?,
     };
     let score = Score { exact_match: row.get(12)?, f1: row.get(13)?, reward: row.get(14)? };
     let (night, round, sampling) = (row.get(0)?, row.get(1)?, value::json_or_none(row, 15)?);
-    Ok(StoredRollout { night, round, rollout, score, sampling })
+    let (model_tokens, tokens_removed_night) = (written.sum(), removed);
+    Ok(StoredRollout { night, round, rollout, score, sampling, model_tokens, tokens_removed_night })
+}
+
+/// Owner and number of tokens of each step behind the prompt (column 9).
+fn owners_of(row: &Row<'_>) -> rusqlite::Result<Vec<(Owner, usize)>> {
+    value::json(row, 9)
 }
 
 /// The prompt (column 16), and the runs of tokens behind it (9), cut from those of all of them (10,
-/// with log-probabilities in 11).
+/// with log-probabilities in 11). None where they were removed.
 pub(super) fn steps_of(row: &Row<'_>) -> rusqlite::Result<Vec<Step>> {
+    if row.get_ref(10)? == ValueRef::Blob(&[]) {
+        return Ok(Vec::new());
+    }
     let prompt = match row.get_ref(16)? {
         ValueRef::Null => None,
         _ => {
@@ -78,7 +96,7 @@ pub(super) fn steps_of(row: &Row<'_>) -> rusqlite::Result<Vec<Step>> {
             Some(Step { owner, tokens, logprobs: Vec::new() })
         }
     };
-    let owners: Vec<(Owner, usize)> = value::json(row, 9)?;
+    let owners = owners_of(row)?;
     let (mut tokens, mut logprobs) = (value::tokens(row, 10)?, value::logprobs(row, 11)?);
     let of_model = |owner: Owner, n: usize| if owner == Owner::Model { n } else { 0 };
     let totals = owners
@@ -151,8 +169,9 @@ pub(super) fn select(
     condition: &str,
     arguments: impl Params,
 ) -> Result<Vec<StoredRollout>, Failure> {
-    let sql =
-        format!("{ROLLOUT} WHERE {condition} ORDER BY r.night, r.round, r.task_id, r.ordinal");
+    let removed = tokens::removed_night("r.night");
+    let order = "ORDER BY r.night, r.round, r.task_id, r.ordinal";
+    let sql = format!("{ROLLOUT}{removed}{FROM} WHERE {condition} {order}");
     let mut statement = tx.prepare_cached(&sql)?;
     let rollouts = statement.query_map(arguments, rollout_of)?;
     Ok(rollouts.collect::<Result<_, _>>()?)

@@ -20,6 +20,7 @@ use crate::daemon::control::DaemonStatus;
 use crate::daemon::control::Request;
 use crate::http::Server;
 use crate::phase::home::Home;
+use crate::phase::notify;
 
 #[derive(Debug, Args)]
 #[command(before_help = "\
@@ -45,7 +46,12 @@ pub(super) fn run(global: &Global, args: &DaemonArgs) -> anyhow::Result<()> {
         return ask(&home, &Request::Status, args.json);
     }
     if args.check {
-        let names: Vec<String> = daemon::load(&home)?.into_keys().collect();
+        let schedules = daemon::load(&home)?;
+        notify::check(&places::settings(global, &home, &[], &[])?.notify)?;
+        for (name, schedule) in &schedules {
+            notify::check(&daemon::settings_of(&home, name, schedule)?.notify)?;
+        }
+        let names: Vec<String> = schedules.into_keys().collect();
         let http = http.check()?;
         let checked = serde_json::json!({ "schedules": names, "http": http });
         return Output::new(args.json.json).show(&checked, || {

@@ -1,6 +1,9 @@
-//! `nightschool doctor`: what the program runs on here, and why.
+//! `nightschool doctor`: what the program runs on here, and why; what takes space.
+
+mod disk;
 
 use clap::Args;
+use serde_json::json;
 
 use super::Global;
 use super::Json;
@@ -19,11 +22,16 @@ use crate::model::fetch::ModelSpec;
 #[command(before_help = "\
 Examples:
   nightschool doctor
+  nightschool doctor --disk            # only what takes space, and what of it can go
   nightschool doctor --model ~/models/Qwen2.5-0.5B --json")]
 pub(super) struct DoctorArgs {
     /// A built-in name, a folder, a .gguf file or a hub id [default: the settings' model]
     #[arg(long)]
     model: Option<String>,
+    /// Only what takes space in the home and the model cache, and how it is given back; no model is
+    /// loaded
+    #[arg(long, conflicts_with = "model")]
+    disk: bool,
     #[command(flatten)]
     json: Json,
 }
@@ -32,10 +40,21 @@ pub(super) fn run(global: &Global, args: &DoctorArgs) -> anyhow::Result<()> {
     let home = places::home(global)?;
     let flags: Vec<String> = places::model_flag(args.model.as_ref()).into_iter().collect();
     let settings = places::settings(global, &home, &[], &flags)?;
+    let cache = places::cache()?;
+    let taken = || disk::of(&home, &cache, settings.disk.floor_bytes());
+    if args.disk {
+        let disk = taken()?;
+        let shown = json!({ "disk": disk });
+        return Output::new(args.json.json).show(&shown, || disk.rendered());
+    }
     let spec: ModelSpec = settings.model.parse()?;
-    let model = Model::load(&fetch::resolve(&spec, &places::cache()?)?)?;
+    let model = Model::load(&fetch::resolve(&spec, &cache)?)?;
     let diagnosis = doctor::diagnose(&model, &settings.inference, &settings.remote)?;
-    Output::new(args.json.json).show(&diagnosis, || render(&diagnosis))
+    let disk = taken()?;
+    let mut shown = serde_json::to_value(&diagnosis)?;
+    shown["disk"] = serde_json::to_value(&disk)?;
+    Output::new(args.json.json)
+        .show(&shown, || format!("{}\n\n{}", render(&diagnosis).trim_end(), disk.rendered()))
 }
 
 fn render(diagnosis: &Diagnosis) -> String {

@@ -7,7 +7,9 @@ use crate::archive::ArchiveError;
 use crate::config::ConfigError;
 use crate::durable::DurableError;
 use crate::inference::GenerateError;
+use crate::machine;
 use crate::model::fetch::FetchError;
+use crate::phase::disk::NoSpace;
 use crate::schedule::ScheduleError;
 use crate::worker::HostError;
 
@@ -22,6 +24,8 @@ pub enum Exit {
     Usage,
     /// Nothing has the id or name that was given, or the home has no archive.
     NoSuchObject,
+    /// Too little room on the disk.
+    NoSpace,
     /// Another process uses the home; safe to try again.
     Busy,
     /// The settings were refused.
@@ -32,23 +36,25 @@ pub enum Exit {
 
 impl Exit {
     /// All of them, by their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
         Self::NoSuchObject,
+        Self::NoSpace,
         Self::Busy,
         Self::Config,
         Self::Interrupted,
     ];
 
-    /// The number given to the system; 75 and 78 are those of sysexits.
+    /// The number given to the system; those from 64 to 78 are those of sysexits.
     pub fn code(self) -> u8 {
         match self {
             Self::Ok => 0,
             Self::Failed => 1,
             Self::Usage => 2,
             Self::NoSuchObject => 3,
+            Self::NoSpace => 74,
             Self::Busy => 75,
             Self::Config => 78,
             Self::Interrupted => 130,
@@ -67,6 +73,9 @@ impl Exit {
             }
             Self::NoSuchObject => {
                 "no such object: no task, night, model version, backup or archive of that name"
+            }
+            Self::NoSpace => {
+                "too little room on the disk; free some, and the same command continues"
             }
             Self::Busy => "another process uses the home; safe to try again",
             Self::Config => "the settings were refused; the message names file, line and key",
@@ -114,8 +123,14 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(OutputError(error)) = cause.downcast_ref() {
         return (error.kind() == std::io::ErrorKind::BrokenPipe).then_some(Exit::Ok);
     }
-    if let Some(DurableError::Busy { .. }) = cause.downcast_ref() {
-        return Some(Exit::Busy);
+    if cause.is::<NoSpace>() {
+        return Some(Exit::NoSpace);
+    }
+    if let Some(FetchError::DiskFull { .. }) = cause.downcast_ref() {
+        return Some(Exit::NoSpace);
+    }
+    if let Some(error) = cause.downcast_ref::<DurableError>() {
+        return exit_of_durable(error);
     }
     let of_host = cause.downcast_ref().and_then(|error| match error {
         HostError::Generate(error) => Some(error),
@@ -127,9 +142,17 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     match cause.downcast_ref::<ArchiveError>()? {
         ArchiveError::NotFound { .. } | ArchiveError::Missing { .. } => Some(Exit::NoSuchObject),
         ArchiveError::Ambiguous { .. } | ArchiveError::Query { .. } => Some(Exit::Usage),
-        ArchiveError::Busy { .. } | ArchiveError::Copy(DurableError::Busy { .. }) => {
-            Some(Exit::Busy)
-        }
+        ArchiveError::Busy { .. } => Some(Exit::Busy),
+        ArchiveError::DiskFull { .. } => Some(Exit::NoSpace),
+        ArchiveError::Copy(error) => exit_of_durable(error),
+        _ => None,
+    }
+}
+
+fn exit_of_durable(error: &DurableError) -> Option<Exit> {
+    match error {
+        DurableError::Busy { .. } => Some(Exit::Busy),
+        DurableError::DiskFull { .. } | DurableError::TooLittleSpace { .. } => Some(Exit::NoSpace),
         _ => None,
     }
 }
@@ -168,8 +191,11 @@ fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
 pub(super) fn report(error: &anyhow::Error) -> Exit {
     let exit = exit_of(error);
     if exit != Exit::Ok {
-        // Nothing is left to tell a person whose stderr is closed too.
-        let _ = writeln!(anstream::stderr(), "\x1b[1;31merror\x1b[0m: {}", message(error));
+        // The journal reads a priority off the beginning of a line. Nothing is left to tell a
+        // person whose stderr is closed too.
+        let priority = if machine::has_journal() { "<3>" } else { "" };
+        let text = message(error);
+        let _ = writeln!(anstream::stderr(), "{priority}\x1b[1;31merror\x1b[0m: {text}");
     }
     exit
 }

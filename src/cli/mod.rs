@@ -20,6 +20,7 @@ mod logging;
 mod man;
 mod model;
 mod night;
+mod notify;
 mod output;
 mod pager;
 mod places;
@@ -92,6 +93,8 @@ enum Command {
     Night(night::NightArgs),
     /// Follow the schedules of a home, as a service
     Daemon(daemon::DaemonArgs),
+    /// See whether those who are told of nights can be reached
+    Notify(notify::NotifyArgs),
     /// Write commented settings for documents of your own
     Init(init::InitArgs),
     /// Add documents and search in them
@@ -200,6 +203,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(global, &args),
         Command::Night(args) => night::run(global, &args),
         Command::Daemon(args) => daemon::run(global, &args),
+        Command::Notify(args) => notify::run(global, &args),
         Command::Init(args) => init::run(global, &args),
         Command::Corpus(command) => corpus::run(global, &command),
         Command::Model(command) => model::run(global, &command),

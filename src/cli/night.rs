@@ -14,12 +14,18 @@ use super::errors::UsageError;
 use super::places;
 use crate::archive::ArchiveError;
 use crate::archive::ArchiveReader;
+use crate::clock::Clock as _;
 use crate::clock::SystemClock;
+use crate::config::Notify;
+use crate::config::Outcome;
 use crate::config::Settings;
+use crate::daemon::control;
 use crate::phase::home::Home;
 use crate::phase::ingest;
 use crate::phase::night;
 use crate::phase::night::NightContext;
+use crate::phase::notify;
+use crate::phase::notify::Message;
 use crate::phase::report::Report;
 use crate::progress;
 use crate::schedule::Schedule;
@@ -68,7 +74,9 @@ pub(super) fn run(global: &Global, args: &NightArgs) -> anyhow::Result<()> {
         suite: None,
         clock: Arc::new(SystemClock),
     };
-    let report = run_told(&home, &settings, &context)?;
+    let ended = run_told(&home, &settings, &context);
+    tell(&home, &settings.notify, &ended);
+    let report = ended?;
     Output::new(args.json.json).show(&report, || report.render())
 }
 
@@ -88,6 +96,27 @@ pub(super) fn run_told(
         published.fail(&errors::message(error));
     }
     outcome
+}
+
+/// Tells of a night that a person began; of the daemon's nights the daemon does, which also sees
+/// how its worker died.
+fn tell(home: &Home, settings: &Notify, ended: &anyhow::Result<Report>) {
+    if !settings.is_on() || control::is_worker_of(&home.socket()) {
+        return;
+    }
+    let now = SystemClock.now();
+    let message = match ended {
+        Ok(_) => Message::of_finished(home, None, now),
+        Err(error) => {
+            let outcome = match errors::exit_of(error) {
+                Exit::Interrupted => Outcome::Stopped,
+                Exit::Config | Exit::Usage => Outcome::Refused,
+                _ => Outcome::Failed,
+            };
+            Message::of_night(home, None, outcome, &errors::message(error), now)
+        }
+    };
+    notify::tell(settings, &message);
 }
 
 /// Fails, before anything is fetched or made, when there is nothing to learn from.

@@ -25,6 +25,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("train.checkpoint_steps", settings.train.checkpoint_steps, 1, 10_000),
         ("retention.adapters", settings.retention.adapters, 0, 1_000_000),
         ("retention.checkpoints", settings.retention.checkpoints, 0, 10_000),
+        ("retention.rollout_nights", settings.retention.rollout_nights, 0, 1_000_000),
+        ("retention.reports", settings.retention.reports, 0, 1_000_000),
         ("warm_start.searches", settings.warm_start.searches, 1, 4096),
         ("evaluate.max_tokens", settings.evaluate.max_tokens, 1, 4096),
         ("evaluate.resamples", settings.evaluate.resamples, 100, 1_000_000),
@@ -76,6 +78,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     }
     settings.curriculum.check()?;
     settings.balance.check()?;
+    settings.disk.check()?;
+    settings.notify.check()?;
     let dropout = settings.train.dropout;
     if !(0.0..1.0).contains(&dropout) {
         let reason = format!("is {dropout}; it must be at least 0 and below 1");

@@ -6,11 +6,13 @@
 mod balance;
 mod check;
 mod curriculum;
+mod disk;
 pub mod experiment;
 mod http;
 mod inference;
 mod locate;
 mod methods;
+mod notify;
 mod propose;
 mod remote;
 mod retention;
@@ -32,6 +34,7 @@ pub use self::balance::Balance;
 pub use self::curriculum::Admit;
 pub use self::curriculum::Curriculum;
 pub use self::curriculum::SamplerName;
+pub use self::disk::Disk;
 pub use self::http::Http;
 pub use self::inference::DeviceName;
 pub use self::inference::Inference;
@@ -42,6 +45,8 @@ pub use self::methods::Correction;
 pub use self::methods::Decay;
 pub use self::methods::GroupKey;
 pub use self::methods::ObjectiveName;
+pub use self::notify::Notify;
+pub use self::notify::Outcome;
 pub use self::propose::HOPS_MAX;
 pub use self::propose::Hops;
 pub use self::propose::Propose;
@@ -146,6 +151,11 @@ pub struct Settings {
     /// The daemon over HTTP.
     #[serde(default, skip_serializing)]
     pub http: Http,
+    /// How much of the disk is left free.
+    pub disk: Disk,
+    /// Who is told of a night's end.
+    #[serde(default, skip_serializing)]
+    pub notify: Notify,
 }
 
 /// How passages are found.

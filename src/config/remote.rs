@@ -61,9 +61,8 @@ pub(super) fn check(remote: &Remote) -> Result<(), ConfigError> {
         let reason = "is missing; it must be the name under which the servers list the base model";
         return wrong("remote.model", reason.into());
     }
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if let Some(name) = &remote.api_key_env
-        && (name.is_empty() || name.starts_with('.') || !name.chars().all(plain))
+        && !is_name_of_secret(name)
     {
         // Not repeated: whoever mistakes it for the place of the key has put the key there.
         let reason = "must be the name of an environment variable or credential, not the key";
@@ -82,20 +81,31 @@ pub(super) fn check(remote: &Remote) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Whether a text may be the name of an environment variable or a credential.
+pub(super) fn is_name_of_secret(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(plain)
+}
+
 /// Whether two addresses are of one server.
 fn same(left: &str, right: &str) -> bool {
     left.trim_end_matches('/').eq_ignore_ascii_case(right.trim_end_matches('/'))
 }
 
 fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
-    let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
-    let Some(rest) = rest else { return Err("it must begin with http:// or https://") };
-    if rest.contains('@') {
+    if endpoint.contains('@') {
         return Err("it must not hold a user or password; use remote.api_key_env");
     }
-    if rest.contains(['?', '#']) {
+    if endpoint.contains(['?', '#']) {
         return Err("it must end with the path, without `?` or `#`");
     }
+    check_address(endpoint)
+}
+
+/// Fails unless a text may be the address of something that speaks HTTP.
+pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
+    let rest = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
+    let Some(rest) = rest else { return Err("it must begin with http:// or https://") };
     let host = rest.split('/').next().unwrap_or_default();
     if host.is_empty() || host.starts_with(':') || rest.contains(char::is_whitespace) {
         return Err("it must name a host, as in http://gpu1:8000");

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde::Serialize;
 
-/// What of past nights' training stays on the disk. Rows of the archive always stay.
+/// What of past nights stays on the disk. Rows of the archive always stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
@@ -12,4 +12,8 @@ pub struct Retention {
     pub adapters: usize,
     /// Newest checkpoints that are kept when a night is over.
     pub checkpoints: usize,
+    /// Newest nights whose rollouts and proposals keep their tokens; 0 for all.
+    pub rollout_nights: usize,
+    /// Newest morning reports that are kept as pages; 0 for all.
+    pub reports: usize,
 }

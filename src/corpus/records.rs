@@ -32,7 +32,12 @@ pub(super) fn parse(text: &str, _stem: &str) -> Parsed {
 /// With the reason, and what is wrong with which field.
 pub(super) fn record(line: &str) -> Result<Piece, (SkipReason, String)> {
     let value: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
-        (SkipReason::BrokenJson, format!("not a JSON object: {error}; correct the line"))
+        // An error about another kind of value quotes it, and this goes into logs.
+        let why = match error.is_data() {
+            true => "it is another value".to_string(),
+            false => error.to_string(),
+        };
+        (SkipReason::BrokenJson, format!("not a JSON object: {why}; correct the line"))
     })?;
     let string = |field: &str| match value.get(field) {
         Some(Value::String(text)) => Ok(text.clone()),

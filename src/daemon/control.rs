@@ -176,6 +176,16 @@ async fn serve(stream: tokio::net::UnixStream, asker: &Asker) -> anyhow::Result<
     Ok(writer.write_all(&text).await?)
 }
 
+/// Whether this process does a night's work for the daemon at `path`.
+pub fn is_worker_of(path: &Path) -> bool {
+    let own = Some(std::process::id());
+    match ask(path, &Request::Status) {
+        Ok(Some(Answer::Status(status))) => status.at_work.is_some_and(|work| work.worker == own),
+        // One that does not answer tells nobody.
+        _ => false,
+    }
+}
+
 /// Asks the daemon at `path`; none where no daemon listens.
 ///
 /// # Errors

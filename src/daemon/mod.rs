@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod listener;
+mod messages;
 mod notify;
 pub mod plan;
 mod worker;
@@ -33,6 +34,7 @@ use self::control::ScheduleStatus;
 use self::listener::Handle;
 use self::listener::Listener;
 use self::listener::Seen;
+use self::messages::Messages;
 use self::notify::Notifier;
 use self::plan::Ended;
 use self::plan::Memory;
@@ -41,6 +43,7 @@ use self::plan::Plan;
 use self::worker::Worker;
 use crate::clock::Clock;
 use crate::config;
+use crate::config::Settings;
 use crate::durable::HomeLock;
 use crate::phase::home::Home;
 use crate::schedule::Schedule;
@@ -70,6 +73,8 @@ pub struct DaemonContext {
 pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
     let _lock = HomeLock::acquire_for_daemon(home.dir())?;
     let schedules = load(home)?;
+    let mut messages = Messages::new();
+    messages.follow(home, &schedules);
     let memory = Memory::read(&home.daemon_memory())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let lived = runtime.block_on(async {
@@ -82,6 +87,7 @@ pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
             stop_by: None,
             leaving: false,
             notifier: Notifier::new(),
+            messages,
             since: now,
             kept: None,
             asker,
@@ -101,15 +107,23 @@ pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
 /// # Errors
 /// When one of them is refused.
 pub fn load(home: &Home) -> anyhow::Result<BTreeMap<String, Schedule>> {
+    let schedules = Schedule::read_all(&home.schedules())?;
+    for (name, schedule) in &schedules {
+        settings_of(home, name, schedule)?;
+    }
+    Ok(schedules)
+}
+
+/// The settings of a schedule's nights.
+///
+/// # Errors
+/// When they are refused.
+pub fn settings_of(home: &Home, name: &str, schedule: &Schedule) -> anyhow::Result<Settings> {
     let file = home.config();
     let own = if file.exists() { config::read_layer(&file)? } else { String::new() };
     let origin = file.display().to_string();
-    let schedules = Schedule::read_all(&home.schedules())?;
-    for (name, schedule) in &schedules {
-        let layer = format!("schedule {name}, [settings]");
-        config::load(&[(&origin, &own), (&layer, &schedule.settings.to_string())], &[])?;
-    }
-    Ok(schedules)
+    let layer = format!("schedule {name}, [settings]");
+    Ok(config::load(&[(&origin, &own), (&layer, &schedule.settings.to_string())], &[])?)
 }
 
 struct Daemon<'a> {
@@ -122,6 +136,7 @@ struct Daemon<'a> {
     /// Whether the daemon ends once the worker has.
     leaving: bool,
     notifier: Notifier,
+    messages: Messages,
     since: Timestamp,
     /// What stands in the file.
     kept: Option<Memory>,
@@ -170,6 +185,7 @@ impl Daemon<'_> {
         }
         // A socket that nobody listens at would only make clients wait.
         let _ = std::fs::remove_file(self.home.socket());
+        self.messages.finish();
         tracing::info!("the daemon ends");
         Ok(())
     }
@@ -203,10 +219,7 @@ impl Daemon<'_> {
             News::Ended(how) => {
                 self.worker = None;
                 self.stop_by = None;
-                // What was stopped because the daemon ends, the next daemon goes on with.
-                if !(self.leaving && how == Ended::Stopped) {
-                    self.plan.ended(&how, self.context.clock.now());
-                }
+                self.ended(&how);
             }
             News::Asked((request, to)) => {
                 let answer = self.answer(request);
@@ -225,6 +238,19 @@ impl Daemon<'_> {
                 self.leaving = true;
                 self.stop_worker();
             }
+        }
+    }
+
+    /// Notes how a night ended, and has it told.
+    fn ended(&mut self, how: &Ended) {
+        let now = self.context.clock.now();
+        let schedule = self.plan.current().map(|attempt| attempt.schedule.clone());
+        // What was stopped because the daemon ends, the next daemon goes on with.
+        if !(self.leaving && *how == Ended::Stopped) {
+            self.plan.ended(how, now);
+        }
+        if let Some(schedule) = schedule {
+            self.messages.night_ended(self.home, &self.plan, &schedule, how, now);
         }
     }
 
@@ -254,9 +280,7 @@ impl Daemon<'_> {
                 tracing::info!(schedule, pid = worker.pid(), "a night begins");
                 self.worker = Some(worker);
             }
-            Err(error) => {
-                self.plan.ended(&Ended::Failed(format!("{error:#}")), self.context.clock.now());
-            }
+            Err(error) => self.ended(&Ended::Failed(format!("{error:#}"))),
         }
     }
 
@@ -284,6 +308,7 @@ impl Daemon<'_> {
         let schedules = load(self.home)?;
         self.listen()?;
         tracing::info!(schedules = schedules.len(), "schedules were read again");
+        self.messages.follow(self.home, &schedules);
         self.plan.replace(schedules, self.context.clock.now());
         Ok(())
     }

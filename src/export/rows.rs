@@ -116,6 +116,9 @@ impl RowMaker<'_> {
             }
             Shape::Sft => match self.target(record) {
                 Err(why) => Made::Nothing(why),
+                Ok((_, Some(attempt))) if self.tells_all_of(attempt) && attempt.tokens_removed => {
+                    Made::Nothing("whose conversation was removed (retention.rollout_nights)")
+                }
                 Ok((answer, attempt)) => {
                     let Some(messages) = self.messages(record, answer, attempt, side)? else {
                         return Ok(Made::Nothing(
@@ -193,6 +196,11 @@ impl RowMaker<'_> {
         }
     }
 
+    /// Whether a rollout is told turn by turn.
+    fn tells_all_of(&self, attempt: &Attempt) -> bool {
+        attempt.turns > 1 && self.options.turns == Turns::All
+    }
+
     /// The conversation that ends with an answer; none where it shows what the split must not.
     fn messages(
         &self,
@@ -202,9 +210,7 @@ impl RowMaker<'_> {
         side: Side,
     ) -> Result<Option<Vec<Value>>, ExportError> {
         match attempt {
-            Some(attempt) if attempt.turns > 1 && self.options.turns == Turns::All => {
-                self.conversation(record, attempt, side)
-            }
+            Some(attempt) if self.tells_all_of(attempt) => self.conversation(record, attempt, side),
             _ => {
                 let best = attempt.or_else(|| best(record));
                 let mut messages = self.prompt(record, best, side)?;

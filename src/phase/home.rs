@@ -60,9 +60,14 @@ impl Home {
         self.dir.join("checkpoints")
     }
 
+    /// Morning reports as pages.
+    pub fn reports(&self) -> PathBuf {
+        self.dir.join("reports")
+    }
+
     /// The morning report of a night as a page.
     pub fn page(&self, night: u32) -> PathBuf {
-        self.dir.join("reports").join(format!("night-{night:04}.html"))
+        self.reports().join(format!("night-{night:04}.html"))
     }
 
     /// Metrics of the last training, for monitoring.

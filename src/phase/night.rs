@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use super::disk;
+use super::disk::Stage;
 use super::home::Home;
 use super::ingest;
 use super::metrics;
@@ -35,9 +37,6 @@ use crate::rng;
 use crate::task::Passage;
 use crate::task::Split;
 use crate::trainer::checkpoint::Circumstances;
-
-/// Free disk space without which a night does not begin: adapters, checkpoints, the archive.
-const FREE_BYTES: u64 = 1 << 30;
 
 /// What a night needs from outside its home.
 pub struct NightContext {
@@ -93,7 +92,7 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     std::fs::create_dir_all(home.dir())
         .with_context(|| format!("cannot create the home {}", home.dir().display()))?;
     let _lock = HomeLock::acquire(home.dir())?;
-    durable::ensure_free(home.dir(), FREE_BYTES)?;
+    disk::ensure_floor(home, settings)?;
     let archive = Archive::open(&home.archive(), context.clock.clone())?;
     let unfinished = archive.current_unfinished_night()?;
     let settings = match &unfinished {
@@ -102,8 +101,10 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
             let stored = config::stored(&night.settings).with_context(|| {
                 format!("night {} cannot be continued by this program", night.number)
             })?;
-            // Where the model is is no part of what the night does: it may have moved.
-            Settings { remote: settings.remote.clone(), worker: settings.worker, ..stored }
+            // Where the model is is no part of what the night does, nor what stays free: they may have
+            // changed.
+            let (remote, worker, disk) = (settings.remote.clone(), settings.worker, settings.disk);
+            Settings { remote, worker, disk, ..stored }
         }
         None => settings.clone(),
     };
@@ -120,19 +121,22 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
     // unfinished.
     let (found, base) = open_model::find(&archive, &settings, &context.model)?;
     let remote = remote::connect(&settings, &found.outline)?;
+    let begun = unfinished.as_ref().map(|night| night.number);
+    disk::ensure_night(home, &archive, &settings, &found.outline.config, begun)?;
     let open = OpenModel::new(home, &archive, settings, found, remote, &context.model)?;
     let settings = &open.settings;
     let number = match unfinished {
         Some(night) => night.number,
         None => archive.begin_night(settings.seed, &serde_json::to_value(settings)?)?.number,
     };
-    tidy_up(|| retention::remove_marked(home, &archive));
+    tidy_up(|| retention::remove_noted(home, &archive));
     let night = Night::open(open, number, &base)?;
     let report = night.phases(suite.as_ref(), sealed.as_ref(), start)?;
     archive.finish_night(number, &serde_json::to_value(&report)?)?;
     write_page(home, &archive, number);
-    tidy_up(|| retention::remove_marked(home, &archive));
+    tidy_up(|| retention::remove_noted(home, &archive));
     tidy_up(|| night.remove_old_checkpoints());
+    tidy_up(|| retention::remove_old_pages(home, night.settings.retention.reports));
     Ok(report)
 }
 
@@ -176,9 +180,10 @@ fn fill_corpus(
 impl<'a> Night<'a> {
     fn open(open: OpenModel<'a>, number: u32, base: &ModelVersion) -> anyhow::Result<Self> {
         let mut described = serde_json::to_value(&open.settings)?;
-        // Training does not depend on where its rollouts were made, nor on where it is done.
-        for place in ["remote", "worker"] {
-            described.as_object_mut().map(|settings| settings.remove(place));
+        // Training does not depend on where its rollouts were made or where it is done, nor on what
+        // stays free.
+        for apart in ["remote", "worker", "disk"] {
+            described.as_object_mut().map(|settings| settings.remove(apart));
         }
         let circumstances = Circumstances {
             settings: described,
@@ -215,6 +220,7 @@ impl<'a> Night<'a> {
         // First: no draft may repeat a question of them.
         let human = human.map(|source| self.human_suite(source)).transpose()?;
         let sealed = sealed.map(|source| self.human_suite(source)).transpose()?;
+        self.ensure_space(Stage::Drafts)?;
         self.verify_stale()?;
         self.propose_by_code()?;
         let mut suites = match human {
@@ -227,8 +233,10 @@ impl<'a> Night<'a> {
         self.evaluate(suite, &live)?;
         let incumbent = self.demote_if_worse(suite, live)?;
         let mut policy = self.policy_at(&incumbent)?;
+        self.ensure_space(Stage::WarmStart)?;
         self.warm_start(&incumbent, &mut policy)?;
         for round in 0..self.settings.solve.rounds as u32 {
+            self.ensure_space(Stage::Round(round))?;
             if !self.affords(round)? || !self.play_round(round, &mut policy)? {
                 break;
             }
@@ -239,7 +247,7 @@ impl<'a> Night<'a> {
         }
         self.decide(suite, &incumbent, &candidate)?;
         self.read_sealed(&suites)?;
-        self.retain_versions()?;
+        self.retain()?;
         let report = self.report(suite, start.elapsed())?;
         metrics::show_guards(&report.guards);
         self.write_metrics(self.stop()?);

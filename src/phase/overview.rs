@@ -141,7 +141,7 @@ impl Disk {
         let files = [archive, log];
         let bytes = |file: &Path| std::fs::metadata(file).map_or(0, |file| file.len());
         Ok(Self {
-            free_bytes: durable::free_space(home.dir())?,
+            free_bytes: durable::free_bytes(home.dir())?,
             archive_bytes: files.iter().map(|file| bytes(file)).sum(),
             adapters_bytes: folder_bytes(&home.adapters()),
             checkpoints_bytes: folder_bytes(&home.checkpoints()),

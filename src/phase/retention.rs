@@ -1,9 +1,10 @@
-//! Retention: old versions lose their weights and keep their rows; checkpoints go when nothing
-//! needs them.
+//! Retention: old versions lose their weights and keep their rows, old rollouts their tokens;
+//! checkpoints go when nothing needs them.
 //!
 //! What is to go is decided once, at the end of a night, and noted in the archive before a file is
 //! touched. Files are removed after that, and again at the beginning of the next night in case a
-//! crash came between: a version whose row says that its weights are there has them whole.
+//! crash came between: a version whose row says that its weights are there has them whole. Tokens
+//! that were noted to go are not read again, whether they are still there or not.
 
 use std::collections::BTreeSet;
 use std::path::Component;
@@ -11,6 +12,7 @@ use std::path::Path;
 
 use super::home::Home;
 use super::night::Night;
+use crate::archive::Archive;
 use crate::archive::ArchiveReader;
 use crate::archive::ModelKind;
 use crate::archive::ModelVersion;
@@ -20,7 +22,7 @@ use crate::trainer::checkpoint::Cursor;
 
 /// Checkpoints of each adapter and phase that stay while a night trains: the newest, and one to
 /// fall back on.
-const WHILE_TRAINING: usize = 2;
+pub(super) const WHILE_TRAINING: usize = 2;
 
 /// Which versions lose their weights at the end of `night`, newest first: of past nights all but
 /// the newest `keep` and those in `always`. `versions` are in the order they were made.
@@ -46,9 +48,42 @@ pub(super) fn checkpoint_name(cursor: &Cursor) -> String {
     format!("night{:05}-{rank}-{phase}-{adapter}-{:06}", cursor.night, cursor.next_step)
 }
 
+/// Whether a checkpoint of that name is of that night.
+pub(super) fn is_of(checkpoint: &str, night: u32) -> bool {
+    checkpoint.starts_with(&format!("night{night:05}-"))
+}
+
+/// The live version, and what to go back to from it.
+pub(super) fn always_kept(archive: &ArchiveReader) -> anyhow::Result<BTreeSet<String>> {
+    let mut kept: BTreeSet<String> =
+        archive.live_model()?.into_iter().map(|version| version.id).collect();
+    let promotions = archive.promotions()?;
+    if let Some(last) = promotions.into_iter().rev().find(|promotion| promotion.promoted) {
+        kept.extend([last.candidate, last.incumbent]);
+    }
+    Ok(kept)
+}
+
 impl Night<'_> {
-    /// Decides which versions lose their weights, and notes it.
-    pub(super) fn retain_versions(&self) -> anyhow::Result<()> {
+    /// Decides what goes at the end of the night, and notes it.
+    pub(super) fn retain(&self) -> anyhow::Result<()> {
+        self.retain_versions()?;
+        self.retain_tokens()
+    }
+
+    /// Up to which night rollouts lose their tokens.
+    fn retain_tokens(&self) -> anyhow::Result<()> {
+        let unit = self.unit("retention", "tokens");
+        let nights = u32::try_from(self.settings.retention.rollout_nights).unwrap_or(u32::MAX);
+        let until = self.number.saturating_sub(nights);
+        if nights > 0 && until > 0 {
+            self.archive.record_token_removal(&unit, until)?;
+        }
+        Ok(())
+    }
+
+    /// Which versions lose their weights.
+    fn retain_versions(&self) -> anyhow::Result<()> {
         let unit = self.unit("retention", "versions");
         if self.archive.unit_done(&unit)? {
             return Ok(());
@@ -59,22 +94,11 @@ impl Night<'_> {
             .filter(|version| version.kind == ModelKind::Adapter)
             .filter(|version| !removed.contains_key(&version.id))
             .collect();
-        let always = self.always_kept()?;
+        let always = always_kept(self.archive)?;
         let keep = self.settings.retention.adapters;
         let ids = superfluous(&present, &always, self.number, keep);
         self.archive.record_removed_versions(&unit, &ids)?;
         Ok(())
-    }
-
-    /// The live version, and what to go back to from it.
-    fn always_kept(&self) -> anyhow::Result<BTreeSet<String>> {
-        let mut kept: BTreeSet<String> =
-            self.archive.live_model()?.into_iter().map(|version| version.id).collect();
-        let promotions = self.archive.promotions()?;
-        if let Some(last) = promotions.into_iter().rev().find(|promotion| promotion.promoted) {
-            kept.extend([last.candidate, last.incumbent]);
-        }
-        Ok(kept)
     }
 
     /// Versions whose weights are removed at the end of this night.
@@ -96,7 +120,7 @@ impl Night<'_> {
     pub(super) fn remove_superseded_checkpoints(&self, newest: &Cursor) -> anyhow::Result<()> {
         let newest = checkpoint_name(newest);
         let course = |name: &str| name.rsplit_once('-').map(|(course, _)| course.to_string());
-        let names = checkpoints(&self.home.checkpoints())?;
+        let names = names(&self.home.checkpoints())?;
         let older = names.iter().rev().filter(|name| course(name) == course(&newest));
         let older = older.filter(|name| **name <= newest);
         for name in older.skip(WHILE_TRAINING.max(self.settings.retention.checkpoints)) {
@@ -109,15 +133,37 @@ impl Night<'_> {
     pub(super) fn remove_old_checkpoints(&self) -> anyhow::Result<()> {
         let dir = self.home.checkpoints();
         durable::remove_stale(&dir)?;
-        for name in checkpoints(&dir)?.iter().rev().skip(self.settings.retention.checkpoints) {
+        for name in names(&dir)?.iter().rev().skip(self.settings.retention.checkpoints) {
             durable::remove_directory(&dir.join(name))?;
         }
         Ok(())
     }
 }
 
+/// Removes pages of morning reports but the newest `keep`; none where that is 0.
+pub(super) fn remove_old_pages(home: &Home, keep: usize) -> anyhow::Result<()> {
+    if keep == 0 {
+        return Ok(());
+    }
+    let dir = home.reports();
+    for name in names(&dir)?.iter().rev().filter(|name| name.ends_with(".html")).skip(keep) {
+        std::fs::remove_file(dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// Removes what was noted to go: weights of versions, and tokens of rollouts and proposals.
+pub(super) fn remove_noted(home: &Home, archive: &Archive) -> anyhow::Result<()> {
+    remove_weights(home, archive)?;
+    let rows = archive.remove_noted_tokens()?;
+    if rows > 0 {
+        tracing::info!(rows, "removed the tokens of old rollouts and proposals");
+    }
+    Ok(())
+}
+
 /// Removes the weights of versions whose rows say that they are gone.
-pub(super) fn remove_marked(home: &Home, archive: &ArchiveReader) -> anyhow::Result<()> {
+fn remove_weights(home: &Home, archive: &ArchiveReader) -> anyhow::Result<()> {
     durable::remove_stale(&home.adapters())?;
     let removed = archive.removed_versions()?;
     for (version, _) in archive.model_versions()? {
@@ -137,8 +183,8 @@ fn is_inside(path: &str) -> bool {
     first && matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none()
 }
 
-/// The names of checkpoints, in order.
-fn checkpoints(dir: &Path) -> anyhow::Result<BTreeSet<String>> {
+/// The names in a folder of what nights left there, in order.
+fn names(dir: &Path) -> anyhow::Result<BTreeSet<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),

@@ -142,13 +142,16 @@ impl Night<'_> {
         there && fit
     }
 
-    /// What happened before a start; none where the rollout, or something that it was shown, has
-    /// been taken out.
+    /// What happened before a start; none where the rollout, something that it was shown, or
+    /// tokens that are to be gone on from have been taken out.
     pub(super) fn history(&self, task_id: &str, start: Start) -> anyhow::Result<Option<History>> {
         let group = self.archive.group(task_id, start.night, start.round)?;
         let Some(stored) = group.into_iter().find(|one| one.rollout.index == start.index) else {
             return Ok(None);
         };
+        if start.steps.is_some() && stored.tokens_removed_night.is_some() {
+            return Ok(None);
+        }
         let mut rollout = stored.rollout;
         let passages = rollout.retrieved.iter().map(|id| self.passages.get(id).cloned());
         let Some(passages) = passages.collect::<Option<Vec<Passage>>>() else { return Ok(None) };

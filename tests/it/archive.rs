@@ -10,6 +10,7 @@ mod game;
 mod lists;
 mod log;
 mod measures;
+mod tokens;
 mod versions;
 
 use std::path::Path;

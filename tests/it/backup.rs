@@ -239,7 +239,7 @@ fn a_full_disk_is_named_and_the_same_command_goes_on_later() {
     command.env("FAULT_AT", "1").env("FAULT_CALLS", "1000000").env("FAULT_ERRNO", "28");
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(74), "{said}");
     assert!(
         said.contains("no space left to write") && said.contains("same command again"),
         "{said}"

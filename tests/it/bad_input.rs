@@ -168,7 +168,7 @@ fn a_full_disk_leaves_the_corpus_as_it_was() {
     let long: String = (0..20_000).map(|n| format!("Tower {n} was built in {n}. ")).collect();
     desk.write("docs/long.txt", long);
     let error = ingest::sync(&archive, 0.1, 1).unwrap_err();
-    assert_eq!(errors::exit_of(&error), errors::Exit::Failed);
+    assert_eq!(errors::exit_of(&error), errors::Exit::NoSpace);
     let message = errors::message(&error);
     assert!(message.starts_with("no space left to write") && message.contains("free some"));
     assert_eq!((archive.passages().unwrap(), archive.source_files().unwrap()), before);

@@ -1,5 +1,7 @@
 //! The daemon: what it decides, and what its process does.
 
+mod messages;
+
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;

@@ -2,6 +2,7 @@
 //! end is the same.
 
 mod curriculum;
+mod disk;
 mod experiment;
 mod gate;
 mod guards;

@@ -64,7 +64,16 @@ fn rollout(index: u32, reward: f32) -> StoredRollout {
         start: None,
     };
     let score = Score { exact_match: 0.0, f1: reward, reward };
-    StoredRollout { night: 1, round: 0, rollout, score, sampling: None }
+    let model_tokens = rollout.model_tokens();
+    StoredRollout {
+        night: 1,
+        round: 0,
+        rollout,
+        score,
+        sampling: None,
+        model_tokens,
+        tokens_removed_night: None,
+    }
 }
 
 fn group(hops: usize, rewards: &[f32]) -> PlayedGroup {

@@ -114,3 +114,25 @@ fn settings_that_an_older_program_stored_are_completed() {
     let error = config::stored(&json!({ "seed": "nine" })).unwrap_err().to_string();
     assert!(error.contains("the night's settings"), "{error}");
 }
+
+#[test]
+fn who_is_told_is_not_stored_with_a_night() {
+    let defaults = config::load(&[], &[]).unwrap();
+    assert_eq!(defaults.notify, config::Notify::default());
+    let told = with("notify.webhook=https://example.org/T0P/SECRET").unwrap();
+    assert!(told.notify.is_on() && !defaults.notify.is_on());
+    let stored = serde_json::to_value(&told).unwrap();
+    assert!(!stored.to_string().contains("T0P"), "{stored}");
+    assert_eq!(config::stored(&stored).unwrap(), defaults);
+    for (flag, reason) in [
+        ("notify.command=[\"mail\", \"-s\"]", "must begin with the whole path of a program"),
+        ("notify.webhook=ftp://example.org/T0P", "it must begin with http:// or https://"),
+        ("notify.webhook_secret=T0P/s3cret", "must be the path of a file, or the name of"),
+        ("notify.timeout_s=0", "is 0; it must be from 1 to 50"),
+        ("notify.outcomes=[\"done\"]", "unknown variant `done`"),
+        ("disk.floor_gb=-1", "`disk.floor_gb` is -1; it must be from 0"),
+    ] {
+        let error = with(flag).unwrap_err().to_string();
+        assert!(error.contains(reason) && !error.contains("T0P"), "{flag}: {error}");
+    }
+}

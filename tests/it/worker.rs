@@ -27,13 +27,16 @@ fn signal(pid: u32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// What a home holds: the archive's digest, and the adapters' files.
+type Content = (String, Vec<(String, Vec<u8>)>);
+
 /// What a home holds in the end.
-fn content(school: &School) -> (String, Vec<(String, Vec<u8>)>) {
+fn content(school: &School) -> Content {
     (digest(&school.home()), adapters(&school.home()))
 }
 
 /// A school with what a night in it comes to that nothing disturbs, and no trace of that night.
-fn undisturbed(settings: &[&str]) -> (School, (String, Vec<(String, Vec<u8>)>)) {
+fn undisturbed(settings: &[&str]) -> (School, Content) {
     let school = School::new();
     school.add_documents();
     school.finish_with(settings);

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
 use rusqlite::Row;
+use rusqlite::types::ValueRef;
 use serde_json::Value;
 
 use super::Finding;
@@ -10,6 +11,7 @@ use super::FindingKind;
 use super::REBUILD_WORDS;
 use super::RECOUNT;
 use super::REFILL;
+use crate::archive::tokens;
 use crate::archive::value;
 
 /// Rollouts read in one transaction: a reader must not hold the writer's log for long.
@@ -133,17 +135,22 @@ impl Invariant {
 
 /// Tokens and log-probabilities that do not unpack, or not to what a rollout's steps say.
 pub(super) fn blobs(connection: &Connection) -> rusqlite::Result<Vec<Finding>> {
-    let of_rollouts = "SELECT rowid, task_id, night, steps_json, tokens, logprobs FROM rollout
-                       WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
+    let of_rollouts = format!(
+        "SELECT rowid, task_id, night, steps_json, tokens, logprobs, {} FROM rollout
+         WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
+        tokens::are_removed("rollout.night")
+    );
     let of_prompts = "SELECT rowid, NULL, NULL, id, tokens FROM prompt
                       WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
-    let of_proposals = "SELECT p.rowid, t.id, d.night, p.steps_json, p.tokens, p.logprobs
-                        FROM proposal p JOIN draft d ON d.id = p.draft_id
-                        LEFT JOIN task t ON t.id = d.id
-                        WHERE p.rowid > ?1 ORDER BY p.rowid LIMIT ?2";
+    let of_proposals = format!(
+        "SELECT p.rowid, t.id, d.night, p.steps_json, p.tokens, p.logprobs, {}
+         FROM proposal p JOIN draft d ON d.id = p.draft_id LEFT JOIN task t ON t.id = d.id
+         WHERE p.rowid > ?1 ORDER BY p.rowid LIMIT ?2",
+        tokens::are_removed("d.night")
+    );
     let mut findings = Vec::new();
-    findings.extend(blobs_of(connection, "rollout", of_rollouts, unpack)?.0);
-    findings.extend(blobs_of(connection, "proposal", of_proposals, unpack)?.0);
+    findings.extend(blobs_of(connection, "rollout", &of_rollouts, unpack)?.0);
+    findings.extend(blobs_of(connection, "proposal", &of_proposals, unpack)?.0);
     let prompt = |row: &Row<'_>| value::tokens(row, 4).map(drop).map_err(|e| e.to_string());
     let (found, broken) = blobs_of(connection, "prompt", of_prompts, prompt)?;
     if let Some(mut finding) = found {
@@ -202,6 +209,11 @@ fn unpack(row: &Row<'_>) -> Result<(), String> {
         .map(serde_json::from_value)
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;
+    let noted: bool = row.get(6).map_err(text)?;
+    let empty = |column| Ok(row.get_ref(column)? == ValueRef::Blob(&[]));
+    if noted && empty(4).map_err(text)? && empty(5).map_err(text)? {
+        return Ok(());
+    }
     let tokens = value::tokens(row, 4).map_err(text)?.len();
     let logprobs = value::logprobs(row, 5).map_err(text)?.len();
     let all: usize = steps.iter().map(|(_, tokens)| tokens).sum();

@@ -40,12 +40,8 @@ pub(super) fn run(archive: &ArchiveReader, args: &ShowArgs) -> anyhow::Result<()
 fn as_json(detail: &TaskDetail, tokens: bool) -> anyhow::Result<Value> {
     let mut value = serde_json::to_value(detail)?;
     let rollouts = value.get_mut("rollouts").and_then(Value::as_array_mut);
-    for (json, stored) in rollouts.into_iter().flatten().zip(&detail.rollouts) {
-        let Some(members) = json.as_object_mut() else { continue };
-        if !tokens {
-            members.shift_remove("steps");
-        }
-        members.insert("model_tokens".to_string(), stored.rollout.model_tokens().into());
+    for json in rollouts.into_iter().flatten().filter(|_| !tokens) {
+        json.as_object_mut().map(|members| members.shift_remove("steps"));
     }
     Ok(value)
 }
@@ -177,6 +173,9 @@ fn rollout_row(stored: &StoredRollout) -> Vec<String> {
         format!("{:.2}", score.f1),
         format!("{:.2}", score.reward),
         rollout.stop.as_str().to_string(),
-        rollout.model_tokens().to_string(),
+        match stored.tokens_removed_night {
+            Some(night) => format!("{}, removed in night {night}", stored.model_tokens),
+            None => stored.model_tokens.to_string(),
+        },
     ]
 }

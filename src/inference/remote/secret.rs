@@ -50,12 +50,12 @@ impl Secret {
     }
 
     /// The value of an `authorization` header.
-    pub(super) fn header(&self) -> String {
+    pub fn header(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
     /// The text without the key in it: servers may repeat what they were sent.
-    pub(super) fn hide_in(&self, text: &str) -> String {
+    pub fn hide_in(&self, text: &str) -> String {
         text.replace(&self.0, HIDDEN)
     }
 }

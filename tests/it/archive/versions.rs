@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::*;
 
 /// The versions before the present one.
-const VERSIONS: [u32; 6] = [1, 2, 3, 4, 5, 6];
+const VERSIONS: [u32; 7] = [1, 2, 3, 4, 5, 6, 7];
 
 /// A copy of the archive that a program of that version wrote.
 fn fixture(home: &Path, version: u32) -> PathBuf {

@@ -77,3 +77,17 @@ fn a_conversation_shows_no_words_of_a_stricter_split() {
     let rows = school.rows(&sft(Turns::Answer, Format::Jsonl), "answer");
     assert!(!rows[&Side::Train][0].to_string().contains("town 2"));
 }
+
+#[test]
+fn a_conversation_whose_tokens_were_removed_is_told_by_its_answer() {
+    let school = searched(&[0]);
+    school.archive.finish_night(1, &json!({})).unwrap();
+    school.archive.begin_night(2, &json!({})).unwrap();
+    let unit = Unit { night: 2, phase: "retention", key: "tokens" };
+    school.archive.record_token_removal(&unit, 1).unwrap();
+    let error = school.export(&sft(Turns::All, Format::Jsonl), "all").unwrap_err().to_string();
+    let why = "1 whose conversation was removed (retention.rollout_nights)";
+    assert!(error.contains(why), "{error}");
+    let rows = school.rows(&sft(Turns::Answer, Format::Jsonl), "answer");
+    assert_eq!(rows[&Side::Train][0]["messages"][1]["content"], "1701");
+}

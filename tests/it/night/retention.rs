@@ -108,3 +108,34 @@ fn checkpoints_are_kept_as_many_as_asked_for() {
     school.finish_with(&["solve.rounds=0"]);
     assert!(school.listed("checkpoints").is_empty(), "the next night tidies up");
 }
+
+#[test]
+fn old_rollouts_lose_their_tokens_and_old_pages_go() {
+    let school = School::counting();
+    let short = ["solve.rounds=1", "propose.model_drafts=4"];
+    let keep = ["retention.rollout_nights=1", "retention.reports=1"];
+    let settings = [&short[..], &keep].concat();
+    school.finish_with(&settings);
+    let played = school.archive().rollouts_in(1, 0).unwrap();
+    assert!(!played.is_empty() && played.iter().all(|one| !one.rollout.steps.is_empty()));
+    let task = played[0].rollout.task_id.clone();
+    school.finish_with(&settings);
+    let archive = school.archive();
+    for stored in archive.rollouts_in(1, 0).unwrap() {
+        assert_eq!((stored.tokens_removed_night, stored.rollout.steps.len()), (Some(2), 0));
+    }
+    assert!(archive.rollouts_in(2, 0).unwrap().iter().all(|one| !one.rollout.steps.is_empty()));
+    assert_eq!(school.listed("reports"), ["night-0002.html"]);
+    assert_eq!(school.json(&["archive", "check"])["ok"], true);
+
+    let shown = school.json(&["task", "show", &task, "--tokens"]);
+    let first = &shown["rollouts"][0];
+    assert_eq!(first["tokens_removed_night"], 2);
+    assert_eq!(first["steps"], serde_json::json!([]));
+    assert_eq!(first["model_tokens"], played[0].model_tokens);
+    assert_eq!(first["score"]["reward"], f64::from(played[0].score.reward));
+    let told = school.command(&["task", "show", &task]).output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("removed in night 2"));
+    // What it says of the past night does not need them.
+    assert!(school.command(&["run", "report", "1"]).output().unwrap().status.success());
+}
