@@ -119,6 +119,7 @@ macro_rules! assert_shape {
         insta::with_settings!({ filters => [
             (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME"),
             (r"127\.0\.0\.1:\d+", "ADDRESS"),
+            (r"base-[0-9a-f]{8}", "base-VERSION"),
             (r"[0-9a-f]{64}", "HASH"),
             (r#""reason": "[^"]*""#, r#""reason": "REASON""#),
         ] }, {
