@@ -29,7 +29,8 @@ impl ArchiveReader {
         })
     }
 
-    /// Bytes of the file that hold nothing: [`super::Archive::vacuum`] gives them back.
+    /// Bytes of the file's pages that hold nothing: [`super::Archive::vacuum`] gives them back, and
+    /// what is free on other pages.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read.

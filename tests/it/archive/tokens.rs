@@ -12,12 +12,25 @@ use super::*;
 /// More than a transaction empties.
 const MANY: u32 = 1100;
 
+/// Tokens that the model writes in a rollout of the first night: more than a page of the file.
+const WRITTEN: u32 = 1500;
+
+/// A rollout that takes some room.
+fn long(index: u32) -> (Rollout, Score) {
+    let (mut rollout, score) = rollout("t1", index, index.is_multiple_of(2));
+    let written = &mut rollout.steps[1];
+    written.tokens =
+        (0..WRITTEN).map(|n| (n + 1).wrapping_mul(index + 7).wrapping_mul(2_654_435_761)).collect();
+    written.logprobs = written.tokens.iter().map(|token| -(*token as f32).sqrt()).collect();
+    (rollout, score)
+}
+
 /// Two nights that played the same task; the second is under way.
 fn two_nights(path: &Path) -> Archive {
     let archive = open(path);
     begin(&archive);
     archive.record_drafts(&unit("propose", "0"), &[accepted(Origin::Code, "t1")]).unwrap();
-    let many: Vec<_> = (0..MANY).map(|index| rollout("t1", index, index % 2 == 0)).collect();
+    let many: Vec<_> = (0..MANY).map(long).collect();
     archive.record_rollouts(&unit("rollouts", "0"), 0, &sampling(), &many).unwrap();
     archive.finish_night(1, &json!({})).unwrap();
     archive.begin_night(2, &json!({})).unwrap();
@@ -59,7 +72,7 @@ fn old_rollouts_lose_their_tokens_and_keep_what_they_were_worth() {
         StoredRollout { tokens_removed_night: Some(2), ..stored }
     });
     assert_eq!(noted, emptied.collect::<Vec<_>>());
-    assert_eq!(noted[0].model_tokens, 4);
+    assert_eq!(noted[0].model_tokens, WRITTEN as usize);
     assert_eq!(archive.tasks(&TaskFilter::default()).unwrap(), told);
     assert_eq!(archive.rollouts_in(2, 0).unwrap()[0].rollout, rollout("t1", 0, true).0);
     archive.check().unwrap();
@@ -69,7 +82,8 @@ fn old_rollouts_lose_their_tokens_and_keep_what_they_were_worth() {
     assert_eq!(archive.content_digest().unwrap(), digest);
     assert!(archive.unused_bytes().unwrap() > 0);
     drop(archive);
-    open(&path).vacuum().unwrap();
+    let [before, after] = open(&path).vacuum().unwrap();
+    assert!(after < before / 2, "{before} {after}");
     assert_eq!(open(&path).content_digest().unwrap(), digest);
 }
 

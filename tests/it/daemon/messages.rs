@@ -27,9 +27,9 @@ impl Told {
             .unwrap();
     }
 
-    fn daemon(&self) -> Daemon {
+    fn daemon(&self, name: &str) -> Daemon {
         let command = self.school.command(&["daemon"]);
-        Daemon::start(command, &self.school.home(), &self.school.path("notify"))
+        Daemon::start(command, &self.school.home(), &self.school.path(name))
     }
 
     /// The messages, once there are so many.
@@ -57,7 +57,7 @@ fn begin(daemon: &Daemon) -> u32 {
 #[test]
 fn nights_are_told_once_stopped_and_over() {
     let told = Told::new();
-    let mut daemon = told.daemon();
+    let mut daemon = told.daemon("first");
     begin(&daemon);
     daemon.until("under way", |_| {
         ArchiveReader::open(&daemon.home.archive())
@@ -85,7 +85,7 @@ fn nights_are_told_once_stopped_and_over() {
 #[test]
 fn a_worker_that_was_killed_and_refused_settings_are_told() {
     let told = Told::new();
-    let mut daemon = told.daemon();
+    let mut daemon = told.daemon("first");
     let worker = i32::try_from(begin(&daemon)).unwrap();
     // SAFETY: a signal to the worker of this test's daemon.
     unsafe { libc::kill(worker, libc::SIGKILL) };
@@ -96,7 +96,7 @@ fn a_worker_that_was_killed_and_refused_settings_are_told() {
     assert_eq!(daemon.exit(), Some(0));
 
     std::fs::remove_file(told.school.home().join("daemon.json")).unwrap();
-    let mut daemon = told.daemon();
+    let mut daemon = told.daemon("second");
     // Told by the settings that were accepted last.
     std::fs::write(told.school.home().join("nightschool.toml"), "seed = \"none\"\n").unwrap();
     begin(&daemon);

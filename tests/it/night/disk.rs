@@ -14,9 +14,11 @@ const NEVER: &str = "disk.floor_gb=1000000";
 
 #[test]
 fn a_night_begins_nothing_without_room_and_goes_on_later() {
-    let undisturbed = School::counting();
-    undisturbed.finish();
     let school = School::counting();
+    school.finish();
+    let (digest, adapters) = (school.digest(), school.adapters());
+    fs::remove_dir_all(school.home()).unwrap();
+    school.add_documents();
     let message = school.error(74, school.night_with(&[NEVER]));
     assert!(message.contains("1.00 PB that stay free (disk.floor_gb)"), "{message}");
     assert!(message.contains("`nightschool doctor --disk`"), "{message}");
@@ -33,8 +35,7 @@ fn a_night_begins_nothing_without_room_and_goes_on_later() {
     assert_eq!(school.json(&["status"])["unfinished_night"]["number"], 1);
     // The floor is that of the present settings, and no part of what the night does.
     school.finish_with(&["disk.floor_gb=0.001"]);
-    assert_eq!(school.digest(), undisturbed.digest());
-    assert_eq!(school.adapters(), undisturbed.adapters());
+    assert_eq!((school.digest(), school.adapters()), (digest, adapters));
 }
 
 /// A night on a small disk, on which a file grows as soon as training begins; then again without
@@ -144,12 +145,8 @@ fn what_takes_space_is_told_and_goes_as_told() {
     }
     assert_eq!(school.json(&["archive", "check"])["ok"], true);
     let left = school.json(&["doctor", "--disk"]);
-    let left: Vec<&str> = left["disk"]["parts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|part| part["what"].as_str().unwrap())
-        .collect();
-    assert_eq!(left, ["archive", "adapters_live", "adapters_kept", "backups", "other"]);
+    for part in left["disk"]["parts"].as_array().unwrap() {
+        assert!(!part["how"].as_str().is_some_and(|how| how.starts_with("rm ")), "{part}");
+    }
     school.finish_with(&["solve.rounds=0"]);
 }
