@@ -69,7 +69,7 @@ fn a_later_schema_is_refused() {
     let error = try_open(&path).unwrap_err();
     insta::assert_snapshot!(
         message(&error, home.path()),
-        @"HOME/archive.db has schema version 99, this program knows versions up to 7; \
+        @"HOME/archive.db has schema version 99, this program knows versions up to 8; \
           install the nightschool that wrote it"
     );
     assert!(matches!(ArchiveReader::open(&path), Err(ArchiveError::Newer { found: 99, .. })));
