@@ -101,8 +101,8 @@ pub fn run(home: &Home, settings: &Settings, context: &NightContext) -> anyhow::
             let stored = config::stored(&night.settings).with_context(|| {
                 format!("night {} cannot be continued by this program", night.number)
             })?;
-            // Where the model is is no part of what the night does, nor what stays free: they may have
-            // changed.
+            // Where the model is is no part of what the night does, nor what stays free: these may
+            // have changed.
             let (remote, worker, disk) = (settings.remote.clone(), settings.worker, settings.disk);
             Settings { remote, worker, disk, ..stored }
         }
