@@ -81,11 +81,11 @@ pub(super) fn ask(home: &Home, request: &Request, json: Json) -> anyhow::Result<
 pub(super) fn doing(status: &DaemonStatus) -> String {
     match &status.at_work {
         Some(work) => {
-            let worker = match work.worker {
+            let process = match work.pid {
                 Some(pid) => format!("process {pid}"),
                 None => "failed, to be tried again".to_string(),
             };
-            format!("a night of {}, until {:.0} ({worker})", work.schedule, work.until)
+            format!("a night of {}, until {:.0} ({process})", work.schedule, work.until)
         }
         None if status.paused => "paused".to_string(),
         None => "waiting".to_string(),

@@ -40,7 +40,7 @@ pub(super) fn run(args: &ManArgs) -> anyhow::Result<()> {
 /// The file names and texts of a command's page and of those below it.
 fn pages(command: &Command) -> anyhow::Result<Vec<(String, String)>> {
     let mut all = vec![(Man::new(command.clone()).get_filename(), page(command)?)];
-    for below in command.get_subcommands() {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         all.extend(pages(below)?);
     }
     Ok(all)

@@ -99,9 +99,9 @@ pub(super) fn run_told(
 }
 
 /// Tells of a night that a person began; of the daemon's nights the daemon does, which also sees
-/// how its worker died.
+/// how its process died.
 fn tell(home: &Home, settings: &Notify, ended: &anyhow::Result<Report>) {
-    if !settings.is_on() || control::is_worker_of(&home.socket()) {
+    if !settings.is_on() || control::is_night_of(&home.socket()) {
         return;
     }
     let now = SystemClock.now();

@@ -75,8 +75,8 @@ pub struct AtWork {
     pub schedule: String,
     /// When its window ends.
     pub until: Timestamp,
-    /// The worker; none while the night waits to be tried again.
-    pub worker: Option<u32>,
+    /// Its process; none while the night waits to be tried again.
+    pub pid: Option<u32>,
 }
 
 /// A schedule as the daemon follows it.
@@ -177,10 +177,10 @@ async fn serve(stream: tokio::net::UnixStream, asker: &Asker) -> anyhow::Result<
 }
 
 /// Whether this process does a night's work for the daemon at `path`.
-pub fn is_worker_of(path: &Path) -> bool {
+pub fn is_night_of(path: &Path) -> bool {
     let own = Some(std::process::id());
     match ask(path, &Request::Status) {
-        Ok(Some(Answer::Status(status))) => status.at_work.is_some_and(|work| work.worker == own),
+        Ok(Some(Answer::Status(status))) => status.at_work.is_some_and(|work| work.pid == own),
         // One that does not answer tells nobody.
         _ => false,
     }

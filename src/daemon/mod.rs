@@ -1,6 +1,6 @@
-//! The daemon: it waits for the times of the schedules, and has a worker do each night's work.
+//! The daemon: it waits for the times of the schedules, and has a process do each night's work.
 //!
-//! One loop on one thread decides everything; sockets, signals and the worker only bring it news.
+//! One loop on one thread decides everything; sockets, signals and the night's process only bring it news.
 //! It never loads a model and never waits for anything but news.
 
 pub mod control;
@@ -8,7 +8,7 @@ pub mod listener;
 mod messages;
 mod notify;
 pub mod plan;
-mod worker;
+mod process;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ use self::plan::Ended;
 use self::plan::Memory;
 use self::plan::Order;
 use self::plan::Plan;
-use self::worker::Worker;
+use self::process::NightProcess;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::Settings;
@@ -51,13 +51,13 @@ use crate::schedule::Schedule;
 /// How often the time is looked at: clocks jump, and machines sleep.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long a worker may take to stop at a safe point before it is killed. Nothing is lost by that:
+/// How long a night may take to stop at a safe point before it is killed. Nothing is lost by that:
 /// only the unit of work under way is done again.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the daemon needs beside its home.
 pub struct DaemonContext {
-    /// The program that is started as a worker.
+    /// The program that is started for a night.
     pub program: PathBuf,
     /// The time.
     pub clock: Arc<dyn Clock>,
@@ -83,7 +83,7 @@ pub fn run(home: &Home, context: DaemonContext) -> anyhow::Result<()> {
         let mut daemon = Daemon {
             home,
             plan: Plan::new(schedules, memory, now),
-            worker: None,
+            night: None,
             stop_by: None,
             leaving: false,
             notifier: Notifier::new(),
@@ -130,10 +130,10 @@ struct Daemon<'a> {
     home: &'a Home,
     context: DaemonContext,
     plan: Plan,
-    worker: Option<Worker>,
-    /// When a worker that was asked to stop is killed.
+    night: Option<NightProcess>,
+    /// When a night that was asked to stop is killed.
     stop_by: Option<Instant>,
-    /// Whether the daemon ends once the worker has.
+    /// Whether the daemon ends once the night has.
     leaving: bool,
     notifier: Notifier,
     messages: Messages,
@@ -175,7 +175,7 @@ impl Daemon<'_> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.notifier.ready();
         tracing::info!(schedules = self.plan.schedules().len(), "the daemon is ready");
-        while !(self.leaving && self.worker.is_none()) {
+        while !(self.leaving && self.night.is_none()) {
             let news = self.news(&mut tick, &mut signals, requests).await;
             self.take(news);
             self.keep();
@@ -196,10 +196,10 @@ impl Daemon<'_> {
         signals: &mut Signals,
         requests: &mut mpsc::Receiver<Asked>,
     ) -> News {
-        let worker = self.worker.as_mut();
+        let night = self.night.as_mut();
         let ended = async {
-            match worker {
-                Some(worker) => worker.ended().await,
+            match night {
+                Some(night) => night.ended().await,
                 None => std::future::pending().await,
             }
         };
@@ -217,7 +217,7 @@ impl Daemon<'_> {
         match news {
             News::Time => self.act(),
             News::Ended(how) => {
-                self.worker = None;
+                self.night = None;
                 self.stop_by = None;
                 self.ended(&how);
             }
@@ -236,7 +236,7 @@ impl Daemon<'_> {
             News::Leave => {
                 self.notifier.stopping(PATIENCE);
                 self.leaving = true;
-                self.stop_worker();
+                self.stop_night();
             }
         }
     }
@@ -257,17 +257,17 @@ impl Daemon<'_> {
     /// Does what the time asks for.
     fn act(&mut self) {
         if self.stop_by.is_some_and(|by| by <= Instant::now()) {
-            tracing::warn!("the worker did not stop; it is killed");
-            self.stop_worker();
+            tracing::warn!("the night did not stop; it is killed");
+            self.stop_night();
         }
         if self.leaving {
             return;
         }
-        match self.plan.order(self.context.clock.now(), self.worker.is_some()) {
+        match self.plan.order(self.context.clock.now(), self.night.is_some()) {
             Some(Order::Begin(attempt)) => self.begin(&attempt.schedule),
             Some(Order::Stop) if self.stop_by.is_none() => {
-                tracing::info!("the window is over; the worker is asked to stop");
-                self.stop_worker();
+                tracing::info!("the window is over; the night is asked to stop");
+                self.stop_night();
             }
             _ => {}
         }
@@ -275,18 +275,18 @@ impl Daemon<'_> {
 
     fn begin(&mut self, schedule: &str) {
         let file = self.home.schedules().join(format!("{schedule}.toml"));
-        match Worker::start(&self.context.program, self.home.dir(), &file) {
-            Ok(worker) => {
-                tracing::info!(schedule, pid = worker.pid(), "a night begins");
-                self.worker = Some(worker);
+        match NightProcess::start(&self.context.program, self.home.dir(), &file) {
+            Ok(night) => {
+                tracing::info!(schedule, pid = night.pid(), "a night begins");
+                self.night = Some(night);
             }
             Err(error) => self.ended(&Ended::Failed(format!("{error:#}"))),
         }
     }
 
-    fn stop_worker(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.stop();
+    fn stop_night(&mut self) {
+        if let Some(night) = &mut self.night {
+            night.stop();
             self.stop_by = Some(Instant::now() + PATIENCE);
         }
     }
@@ -319,7 +319,7 @@ impl Daemon<'_> {
             Request::Status => {}
             Request::Pause => self.plan.pause(true),
             Request::Resume => self.plan.pause(false),
-            Request::Stop if self.worker.is_some() => self.stop_worker(),
+            Request::Stop if self.night.is_some() => self.stop_night(),
             Request::Stop => return Answer::Refused("no night is under way".to_string()),
             Request::Reload => {
                 if let Err(error) = self.reload() {
@@ -360,7 +360,7 @@ impl Daemon<'_> {
             at_work: self.plan.current().map(|attempt| AtWork {
                 schedule: attempt.schedule.clone(),
                 until: attempt.end,
-                worker: self.worker.as_ref().and_then(Worker::pid),
+                pid: self.night.as_ref().and_then(NightProcess::pid),
             }),
             schedules: schedules.collect(),
             http: self.http,
@@ -369,10 +369,10 @@ impl Daemon<'_> {
 
     /// What `systemctl status` shows.
     fn in_a_line(&self) -> String {
-        let stopping = self.worker.as_ref().is_some_and(Worker::is_asked);
+        let stopping = self.night.as_ref().is_some_and(NightProcess::is_asked);
         match self.plan.current() {
             Some(attempt) if stopping => format!("stopping the night of {}", attempt.schedule),
-            Some(attempt) if self.worker.is_some() => {
+            Some(attempt) if self.night.is_some() => {
                 format!("a night of {}, until {:.0}", attempt.schedule, attempt.end)
             }
             Some(attempt) => format!("the night of {} failed and is tried again", attempt.schedule),

@@ -88,7 +88,7 @@ pub struct Attempt {
     again: Option<Timestamp>,
 }
 
-/// How a worker ended.
+/// How a night's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// The night is over.
@@ -104,9 +104,9 @@ pub enum Ended {
 /// What the daemon is to do now.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Order {
-    /// Start a worker.
+    /// Start a night.
     Begin(Attempt),
-    /// Ask the worker to stop: its window is over.
+    /// Ask the night to stop: its window is over.
     Stop,
 }
 
@@ -158,7 +158,7 @@ impl Plan {
         self.memory.paused = paused;
     }
 
-    /// What is to be done at `now`, while a worker runs or not.
+    /// What is to be done at `now`, while a night runs or not.
     pub fn order(&mut self, now: Timestamp, at_work: bool) -> Option<Order> {
         let over = self.memory.current.as_ref().is_some_and(|attempt| attempt.end <= now);
         if at_work {
@@ -223,7 +223,7 @@ impl Plan {
         Some(self.begin(name, window.end.timestamp()))
     }
 
-    /// Says how the worker ended; what is then to be done about its night is decided by this.
+    /// Says how the night's process ended; what is then to be done about its night is decided by this.
     pub fn ended(&mut self, how: &Ended, now: Timestamp) {
         let Some(mut attempt) = self.memory.current.take() else { return };
         let what = match how {

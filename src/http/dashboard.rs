@@ -145,7 +145,7 @@ fn state(facts: &Facts, now: Timestamp) -> State {
     if let Some(work) = &daemon.at_work {
         let name = &work.schedule;
         let until = clock(work.until);
-        return match work.worker {
+        return match work.pid {
             Some(_) => State {
                 kind: "night",
                 headline: format!("The night of {name} is under way."),

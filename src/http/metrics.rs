@@ -31,7 +31,7 @@ pub const METRICS: [Metric; 13] = [
     gauge(UP, "1 as long as the daemon's loop goes round"),
     gauge(STARTED, "When the daemon began"),
     gauge(PAUSED, "1 when it was told to let nothing begin"),
-    gauge(AT_WORK, "1 while a worker of the daemon does a night's work"),
+    gauge(AT_WORK, "1 while a process of the daemon does a night's work"),
     gauge(NEXT, "When the next night of a schedule begins"),
     gauge(FINISHED, "When the last night ended"),
     gauge(PROMOTED, "1 when the candidate of the last night went live"),
@@ -72,7 +72,7 @@ fn set(facts: &Facts, lives: bool) {
     metrics::gauge!(UP).set(yes(lives));
     metrics::gauge!(STARTED).set(seconds(daemon.since));
     metrics::gauge!(PAUSED).set(yes(daemon.paused));
-    let at_work = daemon.at_work.as_ref().is_some_and(|work| work.worker.is_some());
+    let at_work = daemon.at_work.as_ref().is_some_and(|work| work.pid.is_some());
     metrics::gauge!(AT_WORK).set(yes(at_work));
     for schedule in &daemon.schedules {
         if let Some(next) = schedule.next {

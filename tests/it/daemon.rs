@@ -253,7 +253,7 @@ fn trigger(schedule: &str) -> Request {
 }
 
 #[test]
-fn a_daemon_has_a_worker_do_the_night() {
+fn a_daemon_has_a_process_do_the_night() {
     let school = School::counting();
     let settings = school.short_settings();
     std::fs::create_dir_all(school.home().join("schedules")).unwrap();
@@ -270,7 +270,7 @@ fn a_daemon_has_a_worker_do_the_night() {
     assert!(matches!(daemon.ask(&trigger("other")), Answer::Refused(_)));
     assert!(matches!(daemon.ask(&Request::Stop), Answer::Refused(_)));
     let Answer::Status(status) = daemon.ask(&trigger("leap")) else { panic!("refused") };
-    assert!(status.at_work.unwrap().worker.is_some());
+    assert!(status.at_work.unwrap().pid.is_some());
     daemon.wait_for("STATUS=a night of leap");
     assert!(matches!(daemon.ask(&trigger("leap")), Answer::Refused(_)));
     // Stopped at a safe point, then gone on with, to its end.
@@ -299,18 +299,18 @@ fn a_daemon_that_was_killed_goes_on_with_its_night() {
         |name: &str| Daemon::start(school.command(&["daemon"]), &school.home(), &school.path(name));
     let first = start("first");
     let Answer::Status(status) = first.ask(&trigger("leap")) else { panic!("refused") };
-    assert!(status.at_work.unwrap().worker.is_some());
+    assert!(status.at_work.unwrap().pid.is_some());
     first.until("under way", |_| {
         ArchiveReader::open(&first.home.archive())
             .and_then(|archive| archive.nights())
             .is_ok_and(|nights| !nights.is_empty())
     });
-    // However the daemon ends, its worker does, too, and another goes on.
+    // However the daemon ends, its night does, too, and another goes on.
     let first_home = first.home.clone();
     drop(first);
     let end = Instant::now() + Duration::from_secs(60);
     while HomeLock::acquire(first_home.dir()).is_err() {
-        assert!(Instant::now() < end, "the worker lives on");
+        assert!(Instant::now() < end, "the night lives on");
         std::thread::sleep(Duration::from_millis(50));
     }
     let mut second = start("second");
@@ -341,7 +341,7 @@ fn a_faulty_schedule_changes_nothing() {
     daemon.signal(libc::SIGHUP);
     daemon.wait_for("READY=1");
     assert!(next(&daemon) < before);
-    // A worker that cannot do its work costs nothing but the attempt.
+    // A night that cannot do its work costs nothing but the attempt.
     std::fs::write(school.home().join("nightschool.toml"), "model = \"/nowhere\"\n").unwrap();
     let Answer::Status(_) = daemon.ask(&trigger("leap")) else { panic!("refused") };
     daemon.until("failed", |status| {

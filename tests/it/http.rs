@@ -205,8 +205,8 @@ fn a_night_is_seen_as_it_goes_and_when_it_is_over() {
     let (mut daemon, address) = start(&school);
     let begun = post(address, "/control/trigger/leap", Some(TOKEN));
     assert_eq!(begun.status, 200, "{}", begun.body);
-    let worker = begun.json()["at_work"]["worker"].clone();
-    assert!(worker.is_u64(), "{}", begun.body);
+    let pid = begun.json()["at_work"]["pid"].clone();
+    assert!(pid.is_u64(), "{}", begun.body);
     // What it is at can be followed, here and on the command line.
     let mut phases = std::collections::BTreeSet::new();
     let mut told = false;
@@ -214,7 +214,7 @@ fn a_night_is_seen_as_it_goes_and_when_it_is_over() {
     while daemon.status().at_work.is_some() {
         let status = get(address, "/status").json();
         if let Some(phase) = status["progress"]["phase"].as_str() {
-            assert_eq!(status["progress"]["pid"], worker);
+            assert_eq!(status["progress"]["pid"], pid);
             phases.insert(phase.to_string());
             if !told {
                 let status = school.json(&["status"]);
@@ -423,7 +423,7 @@ fn names_are_no_markup_in_the_page() {
     let school = School::counting();
     let name = "<img src=x onerror=alert(1)>&\"'";
     home(&school, &[name], ANY_PORT);
-    // As a worker that failed would leave it.
+    // As a night that failed would leave it.
     let failed = serde_json::json!({
         "pid": 1, "phase": "<b>", "done": 0, "total": 0, "note": null, "ended": false,
         "started_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
@@ -453,9 +453,7 @@ fn a_night_that_fails_says_why() {
     std::fs::write(school.home().join("nightschool.toml"), settings).unwrap();
     let (daemon, address) = start(&school);
     daemon.ask(&Request::Trigger { schedule: "leap".to_string() });
-    daemon.until("failed", |status| {
-        status.at_work.as_ref().is_some_and(|work| work.worker.is_none())
-    });
+    daemon.until("failed", |status| status.at_work.as_ref().is_some_and(|work| work.pid.is_none()));
     let end = Instant::now() + Duration::from_secs(30);
     let status = loop {
         let status = get(address, "/status").json();

@@ -14,7 +14,9 @@ use super::Desk;
 fn commands() -> Vec<(String, clap::Command)> {
     fn collect(path: String, command: &clap::Command, all: &mut Vec<(String, clap::Command)>) {
         all.push((path.clone(), command.clone()));
-        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+        let for_people =
+            |below: &&clap::Command| below.get_name() != "help" && !below.is_hide_set();
+        for below in command.get_subcommands().filter(for_people) {
             collect(format!("{path} {}", below.get_name()), below, all);
         }
     }
@@ -119,7 +121,7 @@ fn every_command_has_a_manual_page() {
         }
         assert!(page.contains("\n.SH \"EXIT STATUS\"\n"), "{name} lacks the exit status");
         let below = command.get_subcommands().filter(|below| below.get_name() != "help");
-        for below in below {
+        for below in below.filter(|below| !below.is_hide_set()) {
             let named = format!("{}\\-{}(1)", path.replace(' ', "\\-"), below.get_name());
             assert!(page.contains(&named), "{name} does not name {named}");
         }

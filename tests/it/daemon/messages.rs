@@ -51,7 +51,7 @@ impl Told {
 
 fn begin(daemon: &Daemon) -> u32 {
     let Answer::Status(status) = daemon.ask(&trigger("leap")) else { panic!("refused") };
-    status.at_work.unwrap().worker.unwrap()
+    status.at_work.unwrap().pid.unwrap()
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn nights_are_told_once_stopped_and_over() {
     assert_eq!(stopped["schedule"], "leap");
     begin(&daemon);
     daemon.until("over", |status| status.at_work.is_none());
-    // Its worker told nobody: there would be three.
+    // Its process told nobody: there would be three.
     let over = told.messages(2).remove(1);
     let report = told.school.json(&["run", "show"])["report"].clone();
     let outcome = if report["promoted"] == true { "promoted" } else { "kept" };
@@ -83,15 +83,15 @@ fn nights_are_told_once_stopped_and_over() {
 }
 
 #[test]
-fn a_worker_that_was_killed_and_refused_settings_are_told() {
+fn a_night_that_was_killed_and_refused_settings_are_told() {
     let told = Told::new();
     let mut daemon = told.daemon("first");
-    let worker = i32::try_from(begin(&daemon)).unwrap();
-    // SAFETY: a signal to the worker of this test's daemon.
-    unsafe { libc::kill(worker, libc::SIGKILL) };
+    let pid = i32::try_from(begin(&daemon)).unwrap();
+    // SAFETY: a signal to the night of this test's daemon.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
     let failed = told.messages(1).remove(0);
     assert_eq!(failed["outcome"], "failed");
-    assert!(failed["reason"].as_str().unwrap().contains("the worker was killed"), "{failed}");
+    assert!(failed["reason"].as_str().unwrap().contains("its process was killed"), "{failed}");
     daemon.signal(libc::SIGTERM);
     assert_eq!(daemon.exit(), Some(0));
 

@@ -1,5 +1,5 @@
-//! The worker: a child process of this program that holds the model and does a night's work. A
-//! crash of it, or of a GPU's driver under it, costs a unit of work and never the daemon.
+//! A night's process: a child of this program that owns the home and does the night's work. A
+//! crash of it costs a unit of work and never the daemon.
 
 use std::path::Path;
 use std::process::ExitStatus;
@@ -12,18 +12,19 @@ use tokio::process::Command;
 use super::plan::Ended;
 
 /// Exit statuses of this program, as `cli::errors` has them.
+const NO_SPACE: i32 = 74;
 const BUSY: i32 = 75;
 const CONFIG: i32 = 78;
 const USAGE: i32 = 2;
 const INTERRUPTED: i32 = 130;
 
 /// A night's process.
-pub(super) struct Worker {
+pub(super) struct NightProcess {
     child: Child,
     asked: bool,
 }
 
-impl Worker {
+impl NightProcess {
     /// Starts a night in `home` with the settings of a schedule's file.
     ///
     /// # Errors
@@ -37,7 +38,7 @@ impl Worker {
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").kill_on_drop(true);
         #[cfg(target_os = "linux")]
         stop_with_parent(&mut command);
-        let child = command.spawn().context("cannot start the worker")?;
+        let child = command.spawn().context("cannot start the night's process")?;
         Ok(Self { child, asked: false })
     }
 
@@ -65,12 +66,12 @@ impl Worker {
     pub(super) async fn ended(&mut self) -> Ended {
         match self.child.wait().await {
             Ok(status) => named(status, self.asked),
-            Err(error) => Ended::Failed(format!("the worker cannot be waited for: {error}")),
+            Err(error) => Ended::Failed(format!("its process cannot be waited for: {error}")),
         }
     }
 }
 
-/// A worker without its daemon would hold the home against the next one: the system asks it to stop
+/// A night without its daemon would hold the home against the next one: the system asks it to stop
 /// when the daemon is gone, however that ended.
 #[cfg(target_os = "linux")]
 fn stop_with_parent(command: &mut Command) {
@@ -89,12 +90,13 @@ fn named(status: ExitStatus, asked: bool) -> Ended {
         Some(INTERRUPTED) => Ended::Stopped,
         _ if asked => Ended::Stopped,
         Some(BUSY) => Ended::Failed("another process uses the home".to_string()),
+        Some(NO_SPACE) => Ended::Failed("the disk has too little room".to_string()),
         Some(code @ (CONFIG | USAGE)) => {
-            Ended::Refused(format!("the worker ended with status {code}; its log says why"))
+            Ended::Refused(format!("its process ended with status {code}; its log says why"))
         }
         Some(code) => {
-            Ended::Failed(format!("the worker ended with status {code}; its log says why"))
+            Ended::Failed(format!("its process ended with status {code}; its log says why"))
         }
-        None => Ended::Failed(format!("the worker was killed: {status}")),
+        None => Ended::Failed(format!("its process was killed: {status}")),
     }
 }
