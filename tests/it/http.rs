@@ -201,6 +201,9 @@ fn a_night_is_seen_as_it_goes_and_when_it_is_over() {
     let school = School::counting();
     let http = format!("{ANY_PORT}token_file = \"token\"\n");
     home(&school, &["leap"], &http);
+    // Long enough to be seen at several things.
+    let long = format!("{NEVER_DUE}\n[settings.solve]\nrounds = 12\n");
+    std::fs::write(school.home().join("schedules/leap.toml"), long).unwrap();
     std::fs::write(school.home().join("token"), format!("{TOKEN}\n")).unwrap();
     let (mut daemon, address) = start(&school);
     let begun = post(address, "/control/trigger/leap", Some(TOKEN));
