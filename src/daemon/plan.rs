@@ -223,7 +223,8 @@ impl Plan {
         Some(self.begin(name, window.end.timestamp()))
     }
 
-    /// Says how the night's process ended; what is then to be done about its night is decided by this.
+    /// Says how the night's process ended; what is then to be done about its night is decided by
+    /// this.
     pub fn ended(&mut self, how: &Ended, now: Timestamp) {
         let Some(mut attempt) = self.memory.current.take() else { return };
         let what = match how {
