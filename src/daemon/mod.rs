@@ -1,7 +1,7 @@
 //! The daemon: it waits for the times of the schedules, and has a process do each night's work.
 //!
-//! One loop on one thread decides everything; sockets, signals and the night's process only bring it
-//! news. It never loads a model and never waits for anything but news.
+//! One loop on one thread decides everything; sockets, signals and the night's process only bring
+//! it news. It never loads a model and never waits for anything but news.
 
 pub mod control;
 pub mod listener;
