@@ -3,7 +3,7 @@
 the demo, and one on which the base model's prompt is chosen.
 
     python3 scripts/make_heldout.py QUESTIONS.jsonl PASSAGES.jsonl --eval-out FILE.jsonl \
-        --prompt-out FILE.jsonl
+        --prompt-out FILE.jsonl [--large-out FILE.jsonl]
 
 QUESTIONS.jsonl has lines {id, question, answers[], supporting[passage ids]} and PASSAGES.jsonl
 lines {id, title, text}: the SQuAD v1.1 development set. Written are
@@ -11,10 +11,13 @@ lines {id, title, text}: the SQuAD v1.1 development set. Written are
 * corpus/heldout/questions.jsonl   100 questions, {id, question, answers[], title, passage};
 * corpus/heldout/passages.jsonl    their paragraphs, {id, title, text, source, license};
 * --eval-out (not committed)       300 questions, {id, question, answers[], supporting[]};
-* --prompt-out (not committed)     100 questions, the same.
+* --prompt-out (not committed)     100 questions, the same;
+* --large-out (not committed)      1500 questions, {id, question, answers[], title, passage}, for
+                                   docs/experiments.md: in an order of their own, so that the first
+                                   500 are a sample too. They share paragraphs with the first two.
 
 Each draw gives every article nearly the same number of questions and takes a second question from
-a paragraph only when the article has no other left. No two draws share a paragraph. The order comes from SHA-256 of seed and question id, so it is the same on every
+a paragraph only when the article has no other left. No two of the first three draws share a paragraph. The order comes from SHA-256 of seed and question id, so it is the same on every
 machine and Python version.
 """
 
@@ -27,6 +30,7 @@ SEED = "nightschool-heldout-1"
 HELDOUT = 100
 EVALUATION = 300
 PROMPT_CHOICE = 100
+LARGE = 1500
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "corpus" / "heldout"
 SOURCE = "SQuAD v1.1 development set (Rajpurkar et al. 2016); paragraph from English Wikipedia"
 LICENSE = "CC-BY-SA-4.0"
@@ -84,12 +88,24 @@ def without(by_article: dict[str, list[dict]], taken: set[str]) -> dict[str, lis
     }
 
 
+def told(question: dict, passages: dict[str, dict]) -> dict:
+    """A question with the article and paragraph that it is about."""
+    return {
+        "id": question["id"],
+        "question": question["question"],
+        "answers": question["answers"],
+        "title": passages[question["supporting"][0]]["title"],
+        "passage": question["supporting"][0],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("questions", type=pathlib.Path)
     parser.add_argument("passages", type=pathlib.Path)
     parser.add_argument("--eval-out", type=pathlib.Path, required=True, help="where the 300 go")
     parser.add_argument("--prompt-out", type=pathlib.Path, required=True, help="where the 100 go")
+    parser.add_argument("--large-out", type=pathlib.Path, help="where the 1500 go")
     arguments = parser.parse_args()
 
     passages = {row["id"]: row for row in read_jsonl(arguments.passages)}
@@ -105,16 +121,11 @@ def main() -> None:
     prompt_choice = draw("prompt choice", rest, PROMPT_CHOICE)
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write_jsonl(FOLDER / "questions.jsonl", [
-        {
-            "id": question["id"],
-            "question": question["question"],
-            "answers": question["answers"],
-            "title": passages[question["supporting"][0]]["title"],
-            "passage": question["supporting"][0],
-        }
-        for question in heldout
-    ])
+    write_jsonl(FOLDER / "questions.jsonl", [told(question, passages) for question in heldout])
+    if arguments.large_out:
+        large = draw("fixed", without(by_article, paragraphs(prompt_choice)), LARGE)
+        large.sort(key=lambda question: order("parts", question["id"]))
+        write_jsonl(arguments.large_out, [told(question, passages) for question in large])
     write_jsonl(FOLDER / "passages.jsonl", [
         {
             "id": id,
