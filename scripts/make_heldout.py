@@ -17,8 +17,9 @@ lines {id, title, text}: the SQuAD v1.1 development set. Written are
                                    500 are a sample too. They share paragraphs with the first two.
 
 Each draw gives every article nearly the same number of questions and takes a second question from
-a paragraph only when the article has no other left. No two of the first three draws share a paragraph. The order comes from SHA-256 of seed and question id, so it is the same on every
-machine and Python version.
+a paragraph only when the article has no other left. No two of the first three draws share a
+paragraph. The order comes from SHA-256 of seed and question id, so it is the same on every machine
+and Python version.
 """
 
 import argparse
